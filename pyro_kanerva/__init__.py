@@ -1,0 +1,47 @@
+"""Generative memory with attractor dynamics: the Dynamic Kanerva Machine in Pyro."""
+
+from pyro_kanerva.channels import Channel, Flip, SaltAndPepper
+from pyro_kanerva.datasets import Episodes, Images, binarize, glyphs, load_images
+from pyro_kanerva.likelihoods import BernoulliLikelihood, NormalLikelihood
+from pyro_kanerva.machine import Bound, KanervaMachine
+from pyro_kanerva.matrix_normal import MatrixNormal
+from pyro_kanerva.memory import Memory, WriteRecord
+from pyro_kanerva.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from pyro_kanerva.priors import GaussianAddress, GaussianMemory
+from pyro_kanerva.readers import ExactReader, ScalarReader
+from pyro_kanerva.retrieval import Retrieval
+from pyro_kanerva.training import FitResult, fit
+from pyro_kanerva.writers import OnlineWriter, WriteResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BernoulliLikelihood",
+    "Bound",
+    "Channel",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Episodes",
+    "ExactReader",
+    "FitResult",
+    "Flip",
+    "GaussianAddress",
+    "GaussianMemory",
+    "Images",
+    "KanervaMachine",
+    "MLPDecoder",
+    "MLPEncoder",
+    "MatrixNormal",
+    "Memory",
+    "NormalLikelihood",
+    "OnlineWriter",
+    "Retrieval",
+    "SaltAndPepper",
+    "ScalarReader",
+    "WriteRecord",
+    "WriteResult",
+    "binarize",
+    "fit",
+    "glyphs",
+    "load_images",
+]

@@ -1,0 +1,77 @@
+"""Reading and writing files: whole or not at all, and never a pickled object."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+VERSION = 1
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> None:
+    """Call ``write`` with a temporary file beside ``path``, then put it in place of ``path`` in one move."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_whole(path, write)
+
+
+def save(path: str | os.PathLike[str], kind: str, header: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write tensors ``state`` and a JSON ``header``."""
+    content = {"kind": f"pyro_kanerva {kind}", "version": VERSION, "header": json.dumps(header), "state": state}
+    write_whole(path, lambda file: torch.save(content, file))
+
+
+def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Any]:
+    """Header and state of a file that :func:`save` wrote.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises ValueError: if the file is cut off, not a file of this kind and version, or holds anything but
+        tensors and plain values; no code in the file is run.
+    """
+    wanted = f"pyro_kanerva {kind}"
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        found, version = content["kind"], content["version"]
+        header, state = json.loads(content["header"]), content["state"]
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "
+            f"code. Write it anew with this version of pyro_kanerva. ({str(error).splitlines()[0]})"
+        ) from error
+    except Exception as error:  # torch raises a different type for every way in which a file can be broken
+        raise ValueError(
+            f"{path} is not a whole {wanted} file; it may be cut off or of another program. Use another copy, or "
+            f"write it anew. ({type(error).__name__})"
+        ) from error
+    if (found, version) != (wanted, VERSION):
+        raise ValueError(
+            f"{path} is a file of kind {found!r}, version {version}; expected {wanted!r}, version {VERSION}. Pass "
+            "a file of that kind, or write it anew with this version of pyro_kanerva."
+        )
+    return header, state

@@ -1,0 +1,383 @@
+"""The Kanerva machine: a Pyro model with a memory and addresses, and the guide that writes and reads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_kanerva.likelihoods import BernoulliLikelihood
+from pyro_kanerva.matrix_normal import MatrixNormal
+from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, gaussian_memory
+from pyro_kanerva.readers import ExactReader
+from pyro_kanerva.writers import OnlineWriter, WriteResult
+
+if TYPE_CHECKING:
+    from pyro_kanerva.memory import Memory
+
+_instances = itertools.count()
+
+
+class Bound(NamedTuple):
+    """The terms of the evidence lower bound, each (B,), in nats per pattern.
+
+    ``bound = reconstruction - address_kl - memory_kl`` is a lower bound on ``log p(X) / T``.
+    """
+
+    reconstruction: Tensor  # E_q log p(x_t | w_t, M)
+    address_kl: Tensor  # E_q KL(q(w_t | x_t, M) || p(w))
+    memory_kl: Tensor  # KL(q(M) || p(M)) / T
+
+    @property
+    def bound(self) -> Tensor:
+        """``reconstruction - address_kl - memory_kl``: the honest figure."""
+        return self.conditional_bound - self.memory_kl
+
+    @property
+    def conditional_bound(self) -> Tensor:
+        """``reconstruction - address_kl``: as if the memory were given for free."""
+        return self.reconstruction - self.address_kl
+
+
+class Program(nn.Module):
+    """A Pyro model or guide that is also a module, so that ELBO modules and DDP find its parameters."""
+
+    def __init__(self, machine: KanervaMachine, program: Callable[..., Any], **options: Any) -> None:
+        super().__init__()
+        self.machine, self.program, self.options = machine, program, options
+
+    def forward(self, patterns: Tensor) -> Any:
+        return self.program(self.machine, patterns, **self.options)
+
+
+class KanervaMachine(nn.Module):
+    r"""The Dynamic Kanerva Machine as a Pyro model and guide.
+
+    ::
+
+        M   ~ memory_prior                          (K, C), one per episode
+        w_t ~ address_prior                         (K,), one per pattern
+        x_t ~ likelihood(decoder(M^T w_t))          the patterns of an episode are exchangeable
+
+    and, in the guide, with the codes ``z_t = encoder(x_t)`` and ``sigma = code_scale``::
+
+        M   ~ writer(z_1 ... z_T)                   an amortized variational posterior of the memory
+        w_t ~ reader(z_t, M)
+
+    :param encoder: patterns (N,) + E -> codes (N, C); a module or callable. Its attribute ``event_shape``,
+        if it has one, is E; without it, patterns need all their dimensions (B, T) + E.
+    :param decoder: codes (N, C) -> the parameters that ``likelihood`` expects; a module or callable.
+    :param memory_prior: a Pyro distribution of event shape (K, C), or a callable that returns one.
+    :param address_prior: likewise of event shape (K,); by default :class:`GaussianAddress`.
+    :param likelihood: callable from decoder output to a Pyro distribution of the pattern's entries; by
+        default :class:`BernoulliLikelihood`.
+    :param writer: by default ``OnlineWriter(block_size=8, sweeps=1)``.
+    :param reader: by default :class:`ExactReader`.
+    :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in
+        the linear-Gaussian surrogate of writer and reader. It is not part of the generative model.
+    :raises ValueError: if ``code_scale`` is not positive, or the priors have different numbers of slots.
+
+    Source: Wu, Wayne, Gregor, Lillicrap 2018 (arXiv 1811.09556).
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Tensor],
+        decoder: Callable[[Tensor], Tensor],
+        *,
+        memory_prior: Prior,
+        address_prior: Prior | None = None,
+        likelihood: Callable[[Tensor], dist.TorchDistribution] | None = None,
+        writer: Callable[[Tensor, MatrixNormal, Tensor], WriteResult] | None = None,
+        reader: Callable[[Tensor, Tensor, dist.TorchDistribution, Tensor], dist.TorchDistribution] | None = None,
+        code_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < code_scale < math.inf:
+            raise ValueError(f"KanervaMachine: code_scale is {code_scale}; expected a positive standard deviation.")
+        shape = as_distribution(memory_prior).event_shape
+        if len(shape) != 2:
+            raise ValueError(
+                f"KanervaMachine: memory_prior has event shape {tuple(shape)}; expected (num_slots, code_size). "
+                "Declare event dimensions with .to_event(2)."
+            )
+        self.num_slots, self.code_size = shape
+        address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
+        address_shape = as_distribution(address_prior).event_shape
+        if address_shape != (self.num_slots,):
+            raise ValueError(
+                f"KanervaMachine: address_prior has event shape {tuple(address_shape)}; expected "
+                f"({self.num_slots},), the number of slots of memory_prior."
+            )
+        self.encoder, self.decoder = encoder, decoder
+        self.memory_prior, self.address_prior = memory_prior, address_prior
+        self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
+        self.writer = OnlineWriter(block_size=8, sweeps=1) if writer is None else writer
+        self.reader = ExactReader() if reader is None else reader
+        self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
+        self._name_in_param_store()
+
+    def _name_in_param_store(self) -> None:
+        # Two modules of equal name would share, or silently freeze, their parameters.
+        self._key = f"kanerva_machine_{next(_instances)}"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # copies and unpickled machines are new instances
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._name_in_param_store()
+
+    @property
+    def code_scale(self) -> Tensor:
+        """``sigma``, a standard deviation, shape ()."""
+        return self.log_code_scale.exp()
+
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """E as the encoder states it, or None."""
+        shape = getattr(self.encoder, "event_shape", None)
+        return None if shape is None else tuple(shape)
+
+    # ------------------------------------------------------------------ the Pyro programs
+
+    @property
+    def model(self) -> Program:
+        """The generative model: ``model(patterns)`` with patterns (B, T) + E.
+
+        Sites "memory" (batch (B, 1), event (K, C)), "address" (batch (B, T), event (K,)) and "pattern"
+        (observed); plates "episode" (dim -2) and "pattern_plate" (dim -1).
+        """
+        return Program(self, _model)
+
+    @property
+    def guide(self) -> Program:
+        """The guide: writes all patterns into q(M), then reads q(w_t | x_t, M)."""
+        return Program(self, _guide)
+
+    def training_pair(
+        self,
+        autoencoder_weight: float = 1.0,
+        memory_kl_weight: float = 1.0,
+        cue_channel: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Program, Program]:
+        """The (model, guide) to train: the bound and what helps to learn it.
+
+        :param autoencoder_weight: adds this times ``log p(x | decoder(encoder(x)))``, which keeps the
+            decoder an inverse of the encoder. It is a factor of the guide, where the codes are at hand.
+        :param memory_kl_weight: multiplies KL(q(M) || p(M)); below 1 the memory keeps more information
+            for a lower bound.
+        :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``; still a
+            valid guide.
+        :raises ValueError: if a weight is negative.
+
+        With ``(0, 1, None)`` these are :attr:`model` and :attr:`guide`.
+        """
+        for name, weight in (("autoencoder_weight", autoencoder_weight), ("memory_kl_weight", memory_kl_weight)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"training_pair(): {name} is {weight}; expected a number of at least 0.")
+        return (
+            Program(self, _model, memory_kl_weight=memory_kl_weight),
+            Program(
+                self,
+                _guide,
+                autoencoder_weight=autoencoder_weight,
+                memory_kl_weight=memory_kl_weight,
+                cue_channel=cue_channel,
+            ),
+        )
+
+    def release(self) -> None:
+        """Remove this machine's parameters from Pyro's global parameter store, which keeps them alive."""
+        store = pyro.get_param_store()
+        for name in [name for name in store if name.startswith(f"{self._key}$$$")]:
+            del store[name]
+
+    # ------------------------------------------------------------------ shared by programs, memory and bound
+
+    def check_patterns(
+        self, patterns: Tensor, caller: str, name: str = "patterns", event_shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """``patterns`` as (B, T) + E, or a ``ValueError`` that says what is wrong with them.
+
+        A single episode (T,) + E becomes B = 1 where E is known, from ``event_shape`` or the encoder.
+        """
+        shape = tuple(patterns.shape)
+        expected = self.event_shape if event_shape is None else event_shape
+        if expected is None:
+            if len(shape) < 3:
+                raise ValueError(f"{caller}: {name} have shape {shape}; expected (episodes, patterns) + event shape.")
+        else:
+            found = shape[len(shape) - len(expected) :] if len(shape) > len(expected) else shape
+            if found != expected:
+                raise ValueError(
+                    f"{caller}: {name} have event shape {found} (shape {shape}); expected {expected}. Resize "
+                    "them, or build the machine for their shape."
+                )
+            if len(shape) == len(expected) + 1:
+                patterns = patterns.unsqueeze(0)
+            elif len(shape) != len(expected) + 2:
+                raise ValueError(
+                    f"{caller}: {name} have shape {shape}; expected (episodes, patterns) + {expected}, or "
+                    f"(patterns,) + {expected} for a single episode."
+                )
+        if 0 in patterns.shape[:2]:
+            raise ValueError(
+                f"{caller}: {name} have shape {tuple(patterns.shape)}, an empty batch or episode; expected at "
+                "least one episode of at least one pattern."
+            )
+        reference = self.log_code_scale
+        if patterns.dtype != reference.dtype:
+            raise ValueError(
+                f"{caller}: {name} have dtype {patterns.dtype}; expected {reference.dtype}, that of the machine. "
+                "Convert one of them with .to(dtype)."
+            )
+        if patterns.device != reference.device:
+            raise ValueError(
+                f"{caller}: {name} are on {patterns.device}; expected {reference.device}, where the machine is. "
+                "Move one of them with .to(device)."
+            )
+        if torch.jit.is_tracing():  # a check on values would be burnt into the trace
+            return patterns
+        if not bool(patterns.isfinite().all()):
+            raise ValueError(f"{caller}: {name} have NaN or infinite entries; expected finite numbers.")
+        if isinstance(self.likelihood, BernoulliLikelihood) and bool(((patterns != 0) & (patterns != 1)).any()):
+            raise ValueError(
+                f"{caller}: {name} have entries other than 0 and 1; the Bernoulli likelihood expects binary "
+                "patterns. Binarize them, for example (patterns > 0.5).float(), or use NormalLikelihood."
+            )
+        return patterns
+
+    def encode(self, patterns: Tensor) -> Tensor:
+        """Codes (B, T, C) of patterns (B, T) + E.
+
+        :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
+        """
+        codes = self.encoder(patterns.flatten(0, 1))
+        expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
+        if tuple(codes.shape) != expected:
+            raise ValueError(
+                f"The encoder returned codes of shape {tuple(codes.shape)}; expected {expected}, with the code "
+                "size of memory_prior. Build both for the same code_size."
+            )
+        if not torch.jit.is_tracing() and not bool(codes.isfinite().all()):
+            raise ValueError(
+                "The encoder returned NaN or infinite codes. If training diverged, lower the learning rate and "
+                "resume from an earlier checkpoint."
+            )
+        return cast(Tensor, codes.unflatten(0, patterns.shape[:2]))
+
+    def predict(self, codes: Tensor) -> dist.TorchDistribution:
+        """The likelihood of patterns at ``codes`` (..., C): a distribution of the entries, (...) + E."""
+        output = self.decoder(codes.reshape(-1, codes.shape[-1]))
+        return self.likelihood(output.unflatten(0, codes.shape[:-1]))
+
+    def decode(self, codes: Tensor) -> dist.TorchDistribution:
+        """:meth:`predict` with the dimensions of a pattern declared as event: batch (...), event E."""
+        entries = self.predict(codes)
+        return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
+
+    def write_codes(self, codes: Tensor, prior: dist.TorchDistribution | None = None) -> WriteResult:
+        """q(M) after writing ``codes`` (B, T, C) into ``prior``, by default the memory prior."""
+        prior = as_distribution(self.memory_prior) if prior is None else prior
+        return self.writer(codes, gaussian_memory(prior), self.code_scale)
+
+    def read_codes(self, codes: Tensor, memory: Tensor) -> dist.TorchDistribution:
+        """q(w | x, M), batch (..., T), for codes (..., T, C) and a known memory (..., K, C)."""
+        return self.reader(codes, memory, as_distribution(self.address_prior), self.code_scale)
+
+    # ------------------------------------------------------------------ use
+
+    def write(self, patterns: Tensor, memory: Memory | None = None) -> Memory:
+        """The posterior memory after writing ``patterns``, (B, T) + E or (T,) + E.
+
+        :param memory: an earlier result to continue from; by default the memory prior.
+        :raises ValueError: if the patterns do not fit the machine or the memory.
+        """
+        from pyro_kanerva.memory import Memory
+
+        if memory is not None:
+            return memory.write(patterns)
+        patterns = self.check_patterns(patterns, "write()")
+        with torch.no_grad():
+            prior = gaussian_memory(as_distribution(self.memory_prior)).expand(patterns.shape[:1])
+        return Memory(self, prior, tuple(patterns.shape[2:])).write(patterns)
+
+    def bound(self, patterns: Tensor, num_particles: int = 1) -> Bound:
+        """The evidence lower bound, term by term, with M and w sampled from the guide.
+
+        The Kullback-Leibler terms are in closed form where Pyro knows it, else Monte Carlo estimates.
+
+        :param patterns: (B, T) + E, or (T,) + E.
+        :param num_particles: samples of M, and of w for each, over which the terms are averaged.
+        :return: :class:`Bound`, each term (B,), in nats per pattern; differentiable.
+        :raises ValueError: if the patterns do not fit the machine, or ``num_particles < 1``.
+        """
+        if num_particles < 1:
+            raise ValueError(f"bound(): num_particles is {num_particles}; expected at least 1.")
+        patterns = self.check_patterns(patterns, "bound()")
+        codes = self.encode(patterns)
+        posterior = self.write_codes(codes).memory
+        memory = posterior.rsample((num_particles,))  # (P, B, K, C)
+        reader = self.read_codes(codes, memory)
+        address = reader.rsample() if reader.has_rsample else reader.sample()  # (P, B, T, K)
+        reconstruction = self.decode(address @ memory).log_prob(patterns)
+        return Bound(
+            reconstruction.mean((0, -1)),
+            _kl(reader, as_distribution(self.address_prior), address).expand(reconstruction.shape).mean((0, -1)),
+            _kl(posterior, as_distribution(self.memory_prior), memory).expand(reconstruction.shape[:-1]).mean(0)
+            / patterns.shape[1],
+        )
+
+
+def _kl(q: dist.TorchDistribution, p: dist.TorchDistribution, value: Tensor) -> Tensor:
+    try:
+        return torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return q.log_prob(value) - p.log_prob(value)
+
+
+def _weight(weight: float) -> Any:
+    return poutine.scale(scale=weight) if weight else poutine.mask(mask=False)  # Pyro has no scale of 0
+
+
+def _episodes(memory: Tensor) -> Tensor:
+    """A "memory" site (..., B, 1, K, C) without the singleton of the pattern plate."""
+    return memory.squeeze(-3) if memory.dim() > 2 else memory
+
+
+def _model(machine: KanervaMachine, patterns: Tensor, memory_kl_weight: float = 1.0) -> None:
+    patterns = machine.check_patterns(patterns, "model()")
+    pyro.module(machine._key, machine)
+    with pyro.plate("episode", patterns.shape[0], dim=-2):
+        with _weight(memory_kl_weight):
+            memory = pyro.sample("memory", as_distribution(machine.memory_prior))  # (B, 1, K, C)
+        with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
+            address = pyro.sample("address", as_distribution(machine.address_prior))  # (B, T, K)
+            pyro.sample("pattern", machine.decode(address @ _episodes(memory)), obs=patterns)
+
+
+def _guide(
+    machine: KanervaMachine,
+    patterns: Tensor,
+    autoencoder_weight: float = 0.0,
+    memory_kl_weight: float = 1.0,
+    cue_channel: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    patterns = machine.check_patterns(patterns, "guide()")
+    pyro.module(machine._key, machine)
+    codes = machine.encode(patterns)
+    cue_codes = codes if cue_channel is None else machine.encode(cue_channel(patterns))
+    posterior = machine.write_codes(codes).memory
+    with pyro.plate("episode", patterns.shape[0], dim=-2):
+        with _weight(memory_kl_weight):
+            memory = pyro.sample("memory", posterior.unsqueeze(-1))  # (B, 1, K, C)
+        with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
+            pyro.sample("address", machine.read_codes(cue_codes, _episodes(memory)))
+            if autoencoder_weight:
+                log_prob = machine.decode(codes).log_prob(patterns)
+                pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)

@@ -1,0 +1,135 @@
+"""Default encoders and decoders for patterns of any shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: int | None = None) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in event_shape)
+    if min(shape, default=1) < 1 or (rank is not None and len(shape) != rank):
+        wanted = "(channels, height, width)" if rank == 3 else "positive sizes"
+        raise ValueError(f"{name}: event_shape is {shape}; expected {wanted}.")
+    if code_size < 1:
+        raise ValueError(f"{name}: code_size is {code_size}; expected a positive integer.")
+    return shape
+
+
+def _initialize(network: nn.Module) -> None:
+    """He's initialization; residual blocks start as identities."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.ConvTranspose2d):  # each output sees kernel / stride entries of every channel
+            nn.init.normal_(module.weight, std=(2 / (module.in_channels * (4 / 2) ** 2)) ** 0.5)
+    for module in network.modules():
+        if isinstance(module, _Residual):
+            nn.init.zeros_(module.second.weight)
+
+
+class MLPEncoder(nn.Sequential):
+    """Patterns (N,) + E -> codes (N, C), by two hidden layers of ``width`` units.
+
+    :raises ValueError: if a size is not positive.
+    """
+
+    def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 512) -> None:
+        self.event_shape = _check_shape("MLPEncoder", event_shape, code_size)
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(math.prod(self.event_shape), width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, code_size),
+        )
+        _initialize(self)
+
+
+class MLPDecoder(nn.Sequential):
+    """Codes (N, C) -> likelihood parameters (N,) + E, by two hidden layers of ``width`` units.
+
+    :raises ValueError: if a size is not positive.
+    """
+
+    def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 512) -> None:
+        shape = _check_shape("MLPDecoder", event_shape, code_size)
+        super().__init__(
+            nn.Linear(code_size, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, math.prod(shape)),
+            nn.Unflatten(-1, shape),
+        )
+        _initialize(self)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + self.second(self.first(images).relu())).relu()
+
+
+class ConvEncoder(nn.Sequential):
+    """Images (N, channels, height, width) -> codes (N, C), by two strided stages of residual blocks.
+
+    :param width: channels of the first stage; the second has twice as many.
+    :raises ValueError: if ``event_shape`` is not (channels, height, width), or a size is not positive.
+    """
+
+    def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 32) -> None:
+        self.event_shape = _check_shape("ConvEncoder", event_shape, code_size, rank=3)
+        channels, height, width_ = self.event_shape
+        quarter = 2 * width * _half(_half(height)) * _half(_half(width_))
+        super().__init__(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            _Residual(width),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            _Residual(2 * width),
+            nn.Flatten(),
+            nn.Linear(quarter, code_size),
+        )
+        _initialize(self)
+
+
+class ConvDecoder(nn.Module):
+    """Codes (N, C) -> likelihood parameters (N, channels, height, width), the mirror of :class:`ConvEncoder`.
+
+    :param width: channels of the last stage; the one before has twice as many.
+    :raises ValueError: if ``event_shape`` is not (channels, height, width), or a size is not positive.
+    """
+
+    def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 32) -> None:
+        super().__init__()
+        channels, height, width_ = _check_shape("ConvDecoder", event_shape, code_size, rank=3)
+        self.full_size = height, width_
+        self.half_size = _half(height), _half(width_)
+        quarter = _half(self.half_size[0]), _half(self.half_size[1])
+        self.start = nn.Sequential(
+            nn.Linear(code_size, 2 * width * quarter[0] * quarter[1]),
+            nn.Unflatten(-1, (2 * width, *quarter)),
+            nn.ReLU(),
+            _Residual(2 * width),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.finish = nn.Sequential(_Residual(width), nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1))
+        _initialize(self)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        images = self.start(codes)[..., : self.half_size[0], : self.half_size[1]]
+        return self.finish(images)[..., : self.full_size[0], : self.full_size[1]]
+
+
+def _half(size: int) -> int:
+    return (size + 1) // 2

@@ -1,0 +1,200 @@
+"""Training: a thin loop over stochastic variational inference, with progress, checkpoints and resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_kanerva import _files
+from pyro_kanerva.datasets import Episodes
+from pyro_kanerva.machine import KanervaMachine
+
+_WARM_UP = 50  # steps over which the learning rate rises
+_BOUND_EVERY = 25  # steps between two readings of the bound
+_CLIP = 100.0  # largest norm of a gradient, in nats per pattern
+
+
+class FitResult(NamedTuple):
+    """What :func:`fit` did."""
+
+    losses: list[float]  # of every step since the start, also before a resume; nats per pattern
+    num_steps: int  # steps taken
+    interrupted: bool  # stopped by Ctrl-C before the last step
+
+
+def fit(
+    machine: KanervaMachine,
+    episodes: Episodes,
+    *,
+    num_steps: int,
+    learning_rate: float = 1e-3,
+    autoencoder_weight: float = 1.0,
+    memory_kl_weight: float = 1.0,
+    cue_channel: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 200,
+    progress: bool = True,
+) -> FitResult:
+    """Train a machine by SVI on the evidence lower bound.
+
+    Each step takes the next batch of ``episodes``, and one step of Adam on ``TraceMeanField_ELBO`` of
+    :meth:`KanervaMachine.training_pair`, divided by the number of patterns. The learning rate rises over
+    the first steps and falls to zero along a cosine. The noise of step n depends on ``seed`` and n alone,
+    and the global random state is left as it was.
+
+    :param num_steps: steps in all, those before a resume included.
+    :param learning_rate: the largest one.
+    :param autoencoder_weight: see :meth:`KanervaMachine.training_pair`, also for the next two.
+    :param seed: of the noise; the data have their own in ``episodes``.
+    :param folder: where ``metrics.jsonl`` (a line per step: loss in nats per pattern, now and then the
+        bound) and ``checkpoint.pt`` are written; ``None`` writes nothing.
+    :param resume: go on from the checkpoint in ``folder``, exactly as if there had been no stop.
+    :param checkpoint_every: steps between two checkpoints; one is also written at the end, and at
+        Ctrl-C, after the step in hand.
+    :param progress: show a progress bar with the running bound in nats per pattern.
+    :raises ValueError: if an argument is out of range, a checkpoint is broken or of a run with other
+        arguments, or the loss becomes NaN or infinite.
+    :raises FileNotFoundError: if there is no checkpoint to resume from.
+    """
+    if num_steps < 1 or checkpoint_every < 1:
+        raise ValueError(f"fit(): num_steps is {num_steps}, checkpoint_every {checkpoint_every}; expected at least 1.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"fit(): learning_rate is {learning_rate}; expected a positive number.")
+    if resume and folder is None:
+        raise ValueError("fit(): resume=True without a folder; pass the folder that holds the checkpoint.")
+    folder = None if folder is None else Path(folder)
+    device = machine.log_code_scale.device
+    loss_of = TraceMeanField_ELBO(max_plate_nesting=2)(
+        *machine.training_pair(autoencoder_weight, memory_kl_weight, cue_channel)
+    )
+    optimizer = torch.optim.Adam(machine.parameters(), lr=learning_rate)
+    settings = {
+        "num_steps": num_steps,
+        "learning_rate": learning_rate,
+        "autoencoder_weight": autoencoder_weight,
+        "memory_kl_weight": memory_kl_weight,
+        "cue_channel": repr(cue_channel) if cue_channel is not None else None,
+        "seed": seed,
+        "episodes": [episodes.episode_length, episodes.batch_size, episodes.seed],
+    }
+    losses: list[float] = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        losses = _resume(folder, machine, optimizer, settings) if resume else []
+        _cut_metrics(folder / "metrics.jsonl", len(losses))
+
+    def save() -> None:
+        if folder is not None:
+            state = {"machine": machine.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+            _files.save(folder / "checkpoint.pt", "checkpoint", settings, state)
+
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        _interrupts() as interrupted,
+        open(folder / "metrics.jsonl" if folder is not None else os.devnull, "a") as metrics,
+        tqdm(total=num_steps, initial=len(losses), unit="step", disable=not progress) as bar,
+    ):
+        for step in range(len(losses), num_steps):
+            patterns = episodes[step].to(device)
+            torch.manual_seed((seed << 32) + step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * _schedule(step, num_steps)
+            optimizer.zero_grad()
+            loss = loss_of(patterns) / patterns.shape[:2].numel()
+            if not bool(loss.isfinite()):
+                raise ValueError(
+                    f"fit(): the loss is {loss.item()} at step {step + 1}. Lower learning_rate, or raise code_scale; "
+                    "the last checkpoint is from before."
+                )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(machine.parameters(), _CLIP)
+            optimizer.step()
+            losses.append(loss.item())
+            line: dict[str, Any] = {"step": step + 1, "loss": losses[-1]}
+            if step % _BOUND_EVERY == 0 or step == num_steps - 1:
+                with torch.no_grad():
+                    bound = machine.bound(patterns)
+                line |= {"bound": bound.bound.mean().item(), "conditional_bound": bound.conditional_bound.mean().item()}
+                bar.set_postfix_str(f"bound {line['bound']:.1f} nats per pattern")
+            metrics.write(json.dumps(line) + "\n")
+            bar.update()
+            if interrupted.is_set():
+                break
+            if (step + 1) % checkpoint_every == 0:
+                metrics.flush()
+                save()
+    save()
+    machine.release()
+    return FitResult(losses, len(losses), len(losses) < num_steps)
+
+
+def _schedule(step: int, num_steps: int) -> float:
+    return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def _resume(
+    folder: Path, machine: KanervaMachine, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> list[float]:
+    header, state = _files.load(folder / "checkpoint.pt", "checkpoint", machine.log_code_scale.device)
+    other = {name: (header.get(name), value) for name, value in settings.items() if header.get(name) != value}
+    if other:
+        told = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in other.items())
+        raise ValueError(f"fit(): the checkpoint in {folder} is of a run with other arguments: {told}. Pass the same.")
+    load_state(machine, state["machine"], folder / "checkpoint.pt")
+    optimizer.load_state_dict(state["optimizer"])
+    losses: list[float] = state["losses"]
+    return losses
+
+
+def load_state(machine: KanervaMachine, state: dict[str, Tensor], path: Path) -> None:
+    """Load the parameters of a checkpoint.
+
+    :raises ValueError: if they are those of a machine of another build.
+    """
+    try:
+        machine.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is of a machine of another build: {error} Build the machine with the sizes of that run."
+        ) from error
+
+
+def _cut_metrics(path: Path, num_steps: int) -> None:
+    """Keep the lines of the steps that the checkpoint knows."""
+    lines = path.read_text().splitlines(keepends=True)[:num_steps] if path.exists() else []
+    _files.write_text(path, "".join(lines))
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts as ever."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(signal_number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
