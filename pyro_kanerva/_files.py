@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -53,12 +54,11 @@ def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "
         tensors and plain values; no code in the file is run.
     """
     wanted = f"pyro_kanerva {kind}"
+    file = io.BytesIO(Path(path).read_bytes())
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(file, map_location=device, weights_only=True)
         found, version = content["kind"], content["version"]
         header, state = json.loads(content["header"]), content["state"]
-    except OSError:
-        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "

@@ -71,7 +71,7 @@ class GaussianMemory(nn.Module):
 
     def forward(self) -> MatrixNormal:
         """``MatrixNormal`` of batch shape () and event shape (K, C)."""
-        return MatrixNormal(self.loc, self._scale_tril())
+        return MatrixNormal(self.loc, self._scale_tril(), validate_args=False)
 
 
 class GaussianAddress(nn.Module):

@@ -18,12 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva import _files
-from pyro_kanerva.datasets import Episodes
+from pyro_kanerva.datasets.episodes import Episodes, derive_seed
 from pyro_kanerva.machine import KanervaMachine
 
 _WARM_UP = 50  # steps over which the learning rate rises
 _BOUND_EVERY = 25  # steps between two readings of the bound
-_CLIP = 100.0  # largest norm of a gradient, in nats per pattern
 
 
 class FitResult(NamedTuple):
@@ -111,7 +110,7 @@ def fit(
     ):
         for step in range(len(losses), num_steps):
             patterns = episodes[step].to(device)
-            torch.manual_seed((seed << 32) + step)
+            torch.manual_seed(derive_seed(seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, num_steps)
             optimizer.zero_grad()
@@ -122,7 +121,6 @@ def fit(
                     "the last checkpoint is from before."
                 )
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(machine.parameters(), _CLIP)
             optimizer.step()
             losses.append(loss.item())
             line: dict[str, Any] = {"step": step + 1, "loss": losses[-1]}

@@ -17,6 +17,11 @@ def binarize(images: Tensor) -> Tensor:
     return (images > 127).to(torch.get_default_dtype()).unsqueeze(-3)
 
 
+def derive_seed(seed: int, number: int) -> int:
+    """A seed of its own for each number; torch uses the lower 32 bits of a seed alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "little")
+
+
 class Episodes(Dataset[Tensor]):
     """An endless, seeded stream of batches (B, T) + E drawn from a set of images.
 
@@ -96,9 +101,7 @@ class Episodes(Dataset[Tensor]):
             yield self[index]
 
     def _generator(self, number: int) -> torch.Generator:
-        # Neighbouring seeds of torch's generator would be correlated in their first draws.
-        digest = hashlib.sha256(f"{self.seed} {number}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.Generator().manual_seed(derive_seed(self.seed, number))
 
     def _choose(self, index: int) -> Tensor:
         """Which images make batch ``index``, (B, T)."""

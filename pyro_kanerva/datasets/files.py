@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zipfile
 import zlib
@@ -70,25 +71,19 @@ def _as_images(path: Path, array: np.ndarray[Any, Any]) -> Tensor:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
         raise ValueError(f"{path} holds images of dtype {array.dtype}; expected uint8, bool, or floating in [0, 1].")
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(array.copy())  # contiguous and writable
 
 
 def _load_numpy(path: Path, labels: str) -> Images:
+    file = io.BytesIO(path.read_bytes())
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return Images(_as_images(path, content), None)
-        with content:
-            arrays = {name: content[name] for name in content.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise ValueError(f"{path} is not a whole NumPy file ({error}). Copy or download it again.") from error
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
+        content = np.load(file, allow_pickle=False)
+        single = isinstance(content, np.ndarray)
+        arrays = {"images": content} if single else {name: content[name] for name in content.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is cut off or holds pickled objects, which are never loaded ({error}). Save plain arrays."
+            f"{path} is not a whole NumPy file of plain arrays: it is cut off, or holds pickled objects, which are "
+            f"never loaded ({error}). Save or download it again."
         ) from error
     candidates = [name for name, array in arrays.items() if array.ndim == 3]
     name = "images" if "images" in arrays else candidates[0] if len(candidates) == 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 import zipfile
@@ -44,7 +45,7 @@ def _cached() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_kanerva"
     path = folder / f"glyphs-1-matplotlib-{__version__}.npz"
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             return content["images"], content["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not rendered yet, or broken: render

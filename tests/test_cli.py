@@ -1,0 +1,123 @@
+"""The command line, small, from end to end."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_kanerva import _files
+from pyro_kanerva.cli import main
+
+SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
+SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=(rng.random((60, 9, 11)) < 0.2).astype(np.uint8) * 255)
+    return path
+
+
+def train(data, run, *more):
+    return main(["train", "--data", str(data), "--run", str(run), "--steps", "6", "--device", "cpu", *SMALL, *more])
+
+
+def test_train_evaluate_query_generate(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "45 training images, 15 held out",
+        "reconstruction",
+        "address kl",
+        "memory kl",
+        "negative bound",
+        "negative conditional bound",
+        "told the channel",
+        "without a channel",
+        "never rose: 100.00%",
+    ):
+        assert words in out
+    written = {path.name for path in run.iterdir()}
+    pictures = {"recall.png", "energy.png", "training.png"}
+    assert written == pictures | {"config.json", "metrics.jsonl", "checkpoint.pt", "evaluation.json"}
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 6
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["never_rose"] == 1
+    assert len(evaluation["error_told_the_channel"]) == 10
+    terms = ("reconstruction", "address_kl", "memory_kl")
+    bound = evaluation[terms[0]] - evaluation[terms[1]] - evaluation[terms[2]]
+    assert evaluation["negative_bound"] == pytest.approx(-bound, rel=1e-5)
+
+    assert main(["evaluate", "--run", str(run), "--recall-episodes", "2"]) == 0
+    assert json.loads((run / "evaluation.json").read_text()) == evaluation
+
+    assert main(["query", "--run", str(run), "--noise", "0.3", "--steps", "2", "--out", str(tmp_path / "q.png")]) == 0
+    assert "wrong pixels: cue" in capsys.readouterr().out
+    assert main(["query", "--run", str(run), "--no-channel", "--episode", "1"]) == 0
+    assert main(["generate", "--run", str(run), "--samples", "5", "--steps", "1"]) == 0
+    for picture in (tmp_path / "q.png", run / "recall.png", run / "samples.png"):
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_resume_equals_uninterrupted(data, tmp_path):
+    assert train(data, tmp_path / "whole") == 0
+    assert train(data, tmp_path / "cut", "--checkpoint-every", "3") == 0
+    # put the run back to where a kill after step 3 would have left it
+    path = tmp_path / "cut" / "checkpoint.pt"
+    assert train(data, tmp_path / "three", "--checkpoint-every", "3") == 0
+    header, state = _files.load(path, "checkpoint")
+    assert train(data, tmp_path / "cut", "--checkpoint-every", "3", "--resume") == 0
+    assert _files.load(path, "checkpoint")[1]["losses"] == state["losses"]
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut", "three")]
+    assert lines[0] == lines[1] == lines[2]
+    assert header["num_steps"] == 6
+
+
+def test_training_does_not_depend_on_the_global_seed(data, tmp_path):
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        train(data, tmp_path / str(seed))
+        losses.append((tmp_path / str(seed) / "metrics.jsonl").read_text())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nothing.npz"], "nothing.npz"),
+        (["train", "--held-out", "10"], "--held-out goes with --data PATH"),
+        (["train", "--device", "abacus"], "--device abacus cannot be used here.*Try auto"),
+        (["query", "--run", "nowhere"], "nowhere holds no run; make one with: pyro-kanerva train --run nowhere"),
+        (["train", "--held-out", "60", "--data", "DATA"], "--held-out is 60; expected 1 to 59"),
+        (["train", "--held-out", "3", "--data", "DATA", "--episode-length", "4"], "raise --held-out"),
+    ],
+)
+def test_errors_are_told_without_a_traceback(data, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(data) if argument == "DATA" else argument for argument in arguments]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("pyro-kanerva: error: ")
+    assert re.search(message, error)
+
+
+def test_help(capsys):
+    for command in ([], ["train"], ["evaluate"], ["query"], ["generate"]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*command, "--help"])
+        assert "--run" in capsys.readouterr().out
+
+
+def test_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "pyro_kanerva", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "pyro-kanerva train" in result.stdout

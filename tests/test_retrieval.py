@@ -1,0 +1,127 @@
+"""The query: its energy never rises, and its parts are what the equations say."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_kanerva import ConvDecoder, ConvEncoder, Episodes, Flip, GaussianMemory, KanervaMachine, SaltAndPepper, fit
+
+CHANNELS = [None, Flip(0.05), Flip(0.3), SaltAndPepper(0.15)]
+
+
+@pytest.mark.parametrize("channel", CHANNELS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("gain", [1.0, 30.0])
+def test_energy_never_rises_for_random_networks(make_machine, channel, dtype, seed, gain):
+    """Also for wild ones, whose outputs are ``gain`` times too large."""
+    torch.manual_seed(seed)
+    machine = make_machine(code_scale=[0.1, 1.0, 5.0][seed]).to(dtype)
+    with torch.no_grad():
+        machine.decoder[-2].weight.mul_(gain)
+        machine.encoder[-1].weight.mul_(gain)
+    patterns = (torch.rand(2, 8, 1, 5, 7) < 0.3).to(dtype)
+    retrieval = machine.write(patterns).query(Flip(0.2)(patterns), num_steps=20, channel=channel)
+    assert retrieval.energy.isfinite().all()
+    assert (retrieval.energy.diff(dim=0) <= 0).all()
+    assert retrieval.energy[-1].sum() < retrieval.energy[0].sum()  # and it does descend
+
+
+@pytest.mark.parametrize("channel", CHANNELS, ids=str)
+def test_energy_is_the_stated_one(make_machine, patterns, channel):
+    """Recomputed in float64 from the returned patterns and addresses."""
+    machine = make_machine()
+    memory = machine.write(patterns)
+    cues = Flip(0.1)(patterns)
+    retrieval = memory.query(cues, num_steps=3, channel=channel)
+    assert torch.equal(retrieval.patterns[0], cues)
+    machine.double()
+    for n in range(4):
+        address = retrieval.address[n].double()
+        prediction = machine.predict(address @ memory.posterior.loc.double())
+        log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(address).sum(-1)
+        if channel is None:
+            evidence = prediction.log_prob(retrieval.patterns[n].double())
+        else:
+            one, zero = (torch.where(cues == x, 1 - channel.flip_probability, channel.flip_probability) for x in (1, 0))
+            evidence = (prediction.probs * one + (1 - prediction.probs) * zero).log()
+            if n:
+                mode = (prediction.probs * one / evidence.exp() > 0.5).float()
+                assert torch.equal(retrieval.patterns[n], mode)
+        energy = -evidence.flatten(2).sum(-1) - log_prior
+        torch.testing.assert_close(retrieval.energy[n].double(), energy, rtol=1e-5, atol=1e-4)
+    if channel is None:  # each pattern is the mode at the address before
+        for n in range(3):
+            prediction = machine.predict(retrieval.address[n].double() @ memory.posterior.loc.double())
+            assert torch.equal(retrieval.patterns[n + 1], (prediction.logits > 0).float())
+
+
+def test_first_address_is_the_readers(make_machine, patterns):
+    machine = make_machine()
+    memory = machine.write(patterns)
+    retrieval = memory.query(patterns, num_steps=0)
+    expected = machine.read_codes(machine.encode(patterns), memory.posterior.loc).mean
+    torch.testing.assert_close(retrieval.address[0], expected)
+    assert retrieval.patterns.shape == (1, *patterns.shape)
+    assert retrieval.energy.shape == (1, 3, 8)
+    assert not retrieval.converged.any()
+
+
+def test_converged(make_machine, patterns):
+    memory = make_machine().write(patterns)
+    retrieval = memory.query(patterns, num_steps=4, channel=Flip(0.1))
+    same = (retrieval.patterns[-1] == retrieval.patterns[-2]).flatten(2).all(-1)
+    assert torch.equal(retrieval.converged, same | (retrieval.energy[-1] == retrieval.energy[-2]))
+    assert memory.query(patterns, num_steps=1, tolerance=math.inf).converged.all()
+
+
+def test_queries_do_not_touch_gradients_or_parameters(make_machine, patterns):
+    machine = make_machine()
+    before = {name: value.clone() for name, value in machine.state_dict().items()}
+    retrieval = machine.write(patterns).query(patterns, num_steps=2)
+    assert not retrieval.energy.requires_grad
+    assert all(parameter.grad is None for parameter in machine.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in machine.state_dict().items())
+
+
+def test_queries_are_independent(make_machine, patterns):
+    memory = make_machine().double().write(patterns.double())
+    cues = Flip(0.1)(patterns.double())
+    whole = memory.query(cues, num_steps=3, channel=Flip(0.1))
+    part = memory.query(cues[:, 2:4], num_steps=3, channel=Flip(0.1))
+    torch.testing.assert_close(whole.energy[:, :, 2:4], part.energy)
+    assert torch.equal(whole.patterns[:, :, 2:4], part.patterns)
+
+
+def test_the_channel_helps():
+    """A machine trained for a moment on bars: the query with the channel mends half of what is wrong."""
+    torch.manual_seed(0)
+    rows = torch.zeros(64, 1, 8, 8)
+    for index in range(64):  # one horizontal and one vertical bar
+        rows[index, 0, index % 8] = 1
+        rows[index, 0, :, index // 8] = 1
+    machine = KanervaMachine(
+        ConvEncoder((1, 8, 8), 12, 8), ConvDecoder(12, (1, 8, 8), 8), memory_prior=GaussianMemory(8, 12)
+    )
+    fit(machine, Episodes(rows, 8, 8), num_steps=300, learning_rate=1e-2, progress=False)
+    patterns = Episodes(rows, 8, 8, seed=1)[0]
+    channel = Flip(0.1)
+    cues = channel(patterns, torch.Generator().manual_seed(0))
+    retrieval = machine.write(patterns).query(cues, channel=channel)
+    before, after = ((x != patterns).float().mean() for x in (retrieval.patterns[0], retrieval.patterns[-1]))
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": -1}, r"query\(\): num_steps is -1; expected 0 or more"),
+        ({"tolerance": -0.1}, r"query\(\): tolerance is -0.1"),
+        ({"tolerance": math.nan}, r"query\(\): tolerance is nan"),
+        ({"channel": "flip"}, r"channel is 'flip'; expected None, Flip\(p\) or SaltAndPepper\(p\)"),
+    ],
+)
+def test_bad_options(make_machine, patterns, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_machine().write(patterns).query(patterns, **options)
