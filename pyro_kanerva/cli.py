@@ -197,7 +197,13 @@ def _train(options: argparse.Namespace) -> None:
     )
     options.run.mkdir(parents=True, exist_ok=True)
     path = options.run / "config.json"
-    if not options.resume:
+    if options.resume:
+        stored = json.loads(path.read_text())
+        changed = [name for name, value in config.items() if value != stored[name]]
+        if changed:
+            told = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
+            raise ValueError(f"--resume goes with the arguments of the run: {told}. Pass the same.")
+    elif not (options.run / "checkpoint.pt").exists():  # else fit complains
         _files.write_text(path, json.dumps(config, indent=2))
     start = time.perf_counter()
     result = fit(

@@ -216,14 +216,22 @@ def evidence(
 
 
 def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
-    """Bayes' rule in natural parameters: ``memory`` with the contributions of ``parts`` added."""
-    natural = natural_parameters(memory)
-    return from_natural_parameters(
-        NaturalParameters(
-            natural.precision + sum(part.precision for part in parts),
-            natural.precision_loc + sum(part.precision_loc for part in parts),
-        )
-    )
+    r"""Bayes' rule in natural parameters: ``memory`` with the contributions of ``parts`` added.
+
+    ::
+
+        U^-1 <- U^-1 + P,   U^-1 R <- U^-1 R + H,     for P, H the sums over parts
+
+    computed in factor form: ``L <- L T`` with ``T T^T = (I + L^T P L)^-1``, then ``R <- R + U (H - P R)``.
+    """
+    precision = torch.stack([part.precision for part in parts]).sum(0)
+    information = torch.stack([part.precision_loc for part in parts]).sum(0)
+    factor = memory.scale_tril_row
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
+    factor = factor @ change
+    loc = memory.loc + factor @ (factor.mT @ (information - precision @ memory.loc))
+    return MatrixNormal(loc, factor, validate_args=False)
 
 
 def erase(memory: MatrixNormal, part: NaturalParameters) -> MatrixNormal:

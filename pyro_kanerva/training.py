@@ -65,8 +65,8 @@ def fit(
     :param checkpoint_every: steps between two checkpoints; one is also written at the end, and at
         Ctrl-C, after the step in hand.
     :param progress: show a progress bar with the running bound in nats per pattern.
-    :raises ValueError: if an argument is out of range, a checkpoint is broken or of a run with other
-        arguments, or the loss becomes NaN or infinite.
+    :raises ValueError: if an argument is out of range, the folder holds a checkpoint that is not to be
+        resumed, or one that is broken or of a run with other arguments, or the loss becomes NaN or infinite.
     :raises FileNotFoundError: if there is no checkpoint to resume from.
     """
     if num_steps < 1 or checkpoint_every < 1:
@@ -92,6 +92,10 @@ def fit(
     }
     losses: list[float] = []
     if folder is not None:
+        if not resume and (folder / "checkpoint.pt").exists():
+            raise ValueError(
+                f"fit(): {folder} holds a checkpoint already. Go on from it with resume, or take another folder."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         losses = _resume(folder, machine, optimizer, settings) if resume else []
         _cut_metrics(folder / "metrics.jsonl", len(losses))

@@ -80,6 +80,16 @@ def test_resume_equals_uninterrupted(data, tmp_path):
     assert header["num_steps"] == 6
 
 
+def test_an_existing_run_is_not_overwritten(data, tmp_path, capsys):
+    assert train(data, tmp_path / "run") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert train(data, tmp_path / "run", "--seed", "1") == 1
+    assert "holds a checkpoint already" in capsys.readouterr().err
+    assert train(data, tmp_path / "run", "--seed", "1", "--resume") == 1
+    assert "seed was 0, now 1" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
 def test_training_does_not_depend_on_the_global_seed(data, tmp_path):
     losses = []
     for seed in (1, 2):

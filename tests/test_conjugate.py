@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyro_kanerva import MatrixNormal, conjugate
+from pyro_kanerva import MatrixNormal, OnlineWriter, conjugate
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 9))  # K, C, T
 
@@ -216,6 +216,25 @@ def test_ten_thousand_writes_in_float32(sigma, dynamic, block_size):
     covariance = torch.linalg.inv(precision)
     loc = covariance @ (start.loc.double() + used.mT @ codes.double() / sigma**2)
     assert (memory.scale_tril_row.diagonal() > 0).all()
+    assert torch.linalg.eigvalsh(memory.row_covariance.double()).min() > 0
+    assert (memory.row_covariance.double() - covariance).norm() < 1e-3 * covariance.norm()
+    assert (memory.loc.double() - loc).norm() < 1e-3 * loc.norm()
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.3, 3.0])
+def test_ten_thousand_swept_writes_in_float32(sigma):
+    """Write after write of 8 patterns, each with a sweep: precisions add up, within 1e-3 of float64."""
+    slots, size, number = 32, 20, 10_000
+    writer = OnlineWriter(8, sweeps=1)
+    memory = start = MatrixNormal(torch.randn(slots, size), torch.eye(slots), validate_args=False)
+    precision = torch.eye(slots, dtype=torch.float64)
+    information = start.loc.double()
+    for codes in torch.randn(number, size).split(8):
+        memory, addresses, factor = writer(codes, memory, torch.tensor(sigma))
+        part = conjugate.evidence(addresses.double(), codes.double(), sigma, factor.double())
+        precision, information = precision + part.precision, information + part.precision_loc
+    covariance = torch.linalg.inv(precision)
+    loc = covariance @ information
     assert torch.linalg.eigvalsh(memory.row_covariance.double()).min() > 0
     assert (memory.row_covariance.double() - covariance).norm() < 1e-3 * covariance.norm()
     assert (memory.loc.double() - loc).norm() < 1e-3 * loc.norm()

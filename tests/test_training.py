@@ -139,6 +139,8 @@ def test_bad_checkpoints(make_machine, episodes, tmp_path):
     with pytest.raises(FileNotFoundError):
         fit(make_machine(), episodes, num_steps=2, resume=True, **options)
     fit(make_machine(), episodes, num_steps=2, **options)
+    with pytest.raises(ValueError, match=r"holds a checkpoint already\. Go on from it with resume"):
+        fit(make_machine(), episodes, num_steps=2, **options)
     with pytest.raises(ValueError, match=r"num_steps was 2, now 3.*Pass the same"):
         fit(make_machine(), episodes, num_steps=3, resume=True, **options)
     with pytest.raises(ValueError, match="machine of another build"):

@@ -1,0 +1,16 @@
+"""Sphinx configuration."""
+
+import pyro_kanerva
+
+project = "pyro_kanerva"
+author = "the pyro_kanerva developers"
+copyright = "2026, the pyro_kanerva developers"
+version = release = pyro_kanerva.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"pyro_kanerva {release}"
