@@ -6,7 +6,7 @@ import io
 import json
 import os
 import pickle
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -19,15 +19,15 @@ VERSION = 1
 def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> None:
     """Call ``write`` with a temporary file beside ``path``, then put it in place of ``path`` in one move."""
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -58,7 +58,6 @@ def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "
     try:
         content = torch.load(file, map_location=device, weights_only=True)
         found, version = content["kind"], content["version"]
-        header, state = json.loads(content["header"]), content["state"]
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "
@@ -74,4 +73,4 @@ def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "
             f"{path} is a file of kind {found!r}, version {version}; expected {wanted!r}, version {VERSION}. Pass "
             "a file of that kind, or write it anew with this version of pyro_kanerva."
         )
-    return header, state
+    return json.loads(content["header"]), content["state"]

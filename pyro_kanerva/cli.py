@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = add("generate", _generate, "store an episode of held-out images, and draw new ones from its memory")
     generate.add_argument("--samples", type=int, default=32, help="images to draw")
     generate.add_argument("--steps", type=int, default=0, help="steps of the dynamics that sharpen them")
-    for sub, name in ((query, "recall"), (generate, "samples")):
+    for sub, name in ((query, "query"), (generate, "samples")):
         sub.add_argument("--episode", type=int, default=0, help="which held-out episode to store")
         sub.add_argument("--seed", type=int, default=0, help="of the noise")
         sub.add_argument("--out", type=Path, help=f"picture to write; default: {name}.png in the run's folder")
@@ -172,6 +172,8 @@ def _open(options: argparse.Namespace) -> tuple[dict[str, Any], KanervaMachine, 
     device = _device(options.device)
     try:
         config = json.loads((options.run / "config.json").read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{options.run / 'config.json'} is broken; restore it, or train anew.") from None
     except FileNotFoundError:
         raise ValueError(f"{options.run} holds no run; make one with: pyro-kanerva train --run {options.run}") from None
     images = _images(config)[1]
@@ -201,7 +203,7 @@ def _train(options: argparse.Namespace) -> None:
         stored = json.loads(path.read_text())
         changed = [name for name, value in config.items() if value != stored[name]]
         if changed:
-            told = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
+            told = "; ".join(f"{name} was {stored.get(name)}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the arguments of the run: {told}. Pass the same.")
     elif not (options.run / "checkpoint.pt").exists():  # else fit complains
         _files.write_text(path, json.dumps(config, indent=2))
@@ -264,7 +266,8 @@ def _report(
     print(f"  {'query':<28}{'cue':>8}{'step 1':>9}{'step 10':>9}")
     for name, error in (("told the channel", told), ("without a channel", untold)):
         print(f"  {name:<28}{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[9]:9.2%}")
-    print(f"\nenergies that never rose: {never_rose:.2%}")
+    queries = 2 * number * length
+    print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
     content = {
         **nats,
         "episodes": episodes,
@@ -309,7 +312,7 @@ def _query(options: argparse.Namespace) -> None:
     retrieval = memory.query(cues, num_steps=options.steps, channel=None if options.no_channel else noise)
     error = recall_error(patterns, retrieval)
     print(f"wrong pixels: cue {error.cue:.2%}, " + ", ".join(f"{n}: {e:.2%}" for n, e in enumerate(error.steps, 1)))
-    _save(plotting.recall_strips(retrieval, patterns, num_cues=12), options.out or options.run / "recall.png", say=True)
+    _save(plotting.recall_strips(retrieval, patterns, num_cues=12), options.out or options.run / "query.png", say=True)
 
 
 def _generate(options: argparse.Namespace) -> None:

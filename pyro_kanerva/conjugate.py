@@ -22,17 +22,38 @@ from pyro_kanerva.matrix_normal import MatrixNormal
 
 
 class AddressPosterior(NamedTuple):
-    """q(w_t | z_t, M) = Normal(loc_t, scale_tril scale_tril^T); one covariance serves all T patterns."""
+    """q(w_t | z_t, M) of mean ``loc`` (..., T, K); one covariance serves all T patterns.
 
-    loc: Tensor  # (..., T, K)
-    scale_tril: Tensor  # (..., K, K), lower Cholesky factor of the covariance
+    ``scale_tril`` (..., K, K) is its lower Cholesky factor.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
 
 
 class NaturalParameters(NamedTuple):
-    """Information form of a matrix normal; contributions of patterns, blocks and machines add up."""
+    """Information form of a matrix normal; contributions of patterns, blocks and machines add up.
 
-    precision: Tensor  # (..., K, K), U^-1
-    precision_loc: Tensor  # (..., K, C), U^-1 R
+    ``precision`` (..., K, K) is U^-1, ``precision_loc`` (..., K, C) is U^-1 R.
+    """
+
+    precision: Tensor
+    precision_loc: Tensor
+
+
+def _variance(noise_scale: Tensor | float, like: Tensor) -> Tensor:
+    if not isinstance(noise_scale, Tensor) and not noise_scale > 0:
+        raise ValueError(f"noise_scale is {noise_scale}; expected a positive standard deviation.")
+    return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()
+
+
+def _factor(memory: MatrixNormal) -> Tensor:
+    if memory.scale_tril_column is not None:
+        raise ValueError(
+            "The memory has a column factor; the closed forms expect independent columns, MN(R, U, I). Build it with "
+            "scale_tril_column=None."
+        )
+    return memory.scale_tril_row
 
 
 def cholesky(matrix: Tensor, name: str) -> Tensor:
@@ -84,7 +105,7 @@ def address_posterior(
     :param row_covariance: ``U``, a covariance, shape ``(..., K, K)``.
     :raises ValueError: if the precision ``A`` cannot be factorized.
     """
-    variance = torch.as_tensor(noise_scale, dtype=codes.dtype, device=codes.device).square()
+    variance = _variance(noise_scale, codes)
     second_moment = memory_loc @ memory_loc.mT
     if row_covariance is not None:
         second_moment = second_moment + codes.shape[-1] * row_covariance
@@ -127,10 +148,11 @@ def block_update(memory: MatrixNormal, addresses: Tensor, codes: Tensor, noise_s
     :param codes: ``Z``, shape ``(..., n, C)``.
     :param noise_scale: ``sigma``, a standard deviation.
     :return: q(M) after the write.
-    :raises ValueError: if a matrix cannot be factorized.
+    :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
+        is not positive.
     """
-    variance = torch.as_tensor(noise_scale, dtype=codes.dtype, device=codes.device).square()
-    factor, loc = memory.scale_tril_row, memory.loc
+    variance = _variance(noise_scale, codes)
+    factor, loc = _factor(memory), memory.loc
     projection = factor.mT @ addresses.mT  # A, (..., K, n)
     residual = codes - addresses @ loc  # (..., n, C)
     if addresses.shape[-2] == 1:
@@ -156,8 +178,11 @@ def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_sca
 
         delta = z - R^T w,  u = U w,  s = w^T u + sigma^2,   R <- R + u delta^T / s,   U <- U - u u^T / s
 
+    :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
     :param address: ``w``, shape ``(..., K)``.
     :param code: ``z``, shape ``(..., C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :raises ValueError: if the memory has a column factor, or ``noise_scale`` is not positive.
     """
     return block_update(memory, address.unsqueeze(-2), code.unsqueeze(-2), noise_scale)
 
@@ -169,11 +194,14 @@ def update_kl(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: 
 
         1/2 [ -C b + (b / s) |delta|^2 - C log(1 - b) ],   s = w^T U w + sigma^2,   b = w^T U w / s
 
+    :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
     :param address: ``w``, shape ``(..., K)``.
     :param code: ``z``, shape ``(..., C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :raises ValueError: if the memory has a column factor, or ``noise_scale`` is not positive.
     """
-    variance = torch.as_tensor(noise_scale, dtype=code.dtype, device=code.device).square()
-    explained = (memory.scale_tril_row.mT @ address.unsqueeze(-1)).square().sum((-2, -1))  # w^T U w
+    variance = _variance(noise_scale, code)
+    explained = (_factor(memory).mT @ address.unsqueeze(-1)).square().sum((-2, -1))  # w^T U w
     squared = (code.unsqueeze(-2) - address.unsqueeze(-2) @ memory.loc).square().sum((-2, -1))
     fraction = explained / (explained + variance)
     size = code.shape[-1]
@@ -182,7 +210,7 @@ def update_kl(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: 
 
 def natural_parameters(memory: MatrixNormal) -> NaturalParameters:
     """``(U^-1, U^-1 R)`` of a matrix normal with identity columns."""
-    return NaturalParameters(memory.row_precision, torch.cholesky_solve(memory.loc, memory.scale_tril_row))
+    return NaturalParameters(memory.row_precision, torch.cholesky_solve(memory.loc, _factor(memory)))
 
 
 def from_natural_parameters(natural: NaturalParameters) -> MatrixNormal:
@@ -207,8 +235,10 @@ def evidence(
     :param codes: shape ``(..., T, C)``.
     :param address_scale_tril: Cholesky factor of the covariance shared by the addresses,
         shape ``(..., K, K)``; ``None`` where the addresses are points.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :raises ValueError: if ``noise_scale`` is not positive.
     """
-    variance = torch.as_tensor(noise_scale, dtype=codes.dtype, device=codes.device).square()
+    variance = _variance(noise_scale, codes)
     second_moment = addresses.mT @ addresses
     if address_scale_tril is not None:
         second_moment = second_moment + addresses.shape[-2] * (address_scale_tril @ address_scale_tril.mT)
@@ -223,10 +253,14 @@ def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNorma
         U^-1 <- U^-1 + P,   U^-1 R <- U^-1 R + H,     for P, H the sums over parts
 
     computed in factor form: ``L <- L T`` with ``T T^T = (I + L^T P L)^-1``, then ``R <- R + U (H - P R)``.
+
+    :raises ValueError: if no positive definite precision results, or there are no parts.
     """
+    if not parts:
+        raise ValueError("add_evidence(): no parts were given; expected at least one NaturalParameters.")
     precision = torch.stack([part.precision for part in parts]).sum(0)
     information = torch.stack([part.precision_loc for part in parts]).sum(0)
-    factor = memory.scale_tril_row
+    factor = _factor(memory)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
     factor = factor @ change
@@ -282,6 +316,7 @@ def coordinate_ascent_sweep(
     :param memory: the current q(M).
     :param codes: shape ``(..., T, C)``.
     :return: the new q(M), and the q(w_t) that it was made from.
+    :raises ValueError: if a matrix cannot be factorized.
     """
     addresses = address_posterior(
         codes,

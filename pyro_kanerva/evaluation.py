@@ -14,20 +14,28 @@ from pyro_kanerva.retrieval import Retrieval
 
 
 class RecallError(NamedTuple):
-    """Share of wrong entries, averaged over all cues, and whether the energy of each cue never rose."""
+    """How wrong recalled patterns are.
 
-    cue: float  # of the damaged cue
-    steps: list[float]  # after each step of the query; steps[0] after the first
-    never_rose: float  # share of the queries whose energy fell or stayed in every step
+    ``cue`` is the share of wrong entries of the damaged cues, ``steps[n]`` that of the patterns after step
+    n + 1 of the query, ``never_rose`` the share of queries whose energy fell or stayed in every step.
+    """
+
+    cue: float
+    steps: list[float]
+    never_rose: float
 
 
 def evaluate_bound(machine: KanervaMachine, batches: Iterable[Tensor], num_particles: int = 1) -> Bound:
     """The terms of the bound of every episode, (number of episodes,), nats per pattern.
 
     :param batches: batches of patterns (B, T) + E, for example an :class:`Episodes`.
+    :param num_particles: samples of M and w per episode.
+    :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
     with torch.no_grad():
         bounds = [machine.bound(patterns, num_particles) for patterns in batches]
+    if not bounds:
+        raise ValueError("evaluate_bound(): batches is empty; expected at least one batch of patterns.")
     return Bound(*(torch.cat(terms) for terms in zip(*bounds, strict=True)))
 
 
@@ -52,6 +60,7 @@ def evaluate_recall(
     :param batches: batches of binary patterns (B, T) + E.
     :param damage: the channel that makes the cues, seeded by ``seed``.
     :param channel: the channel that the query is told; ``None`` for the paper's dynamics.
+    :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
     errors = []
     for number, patterns in enumerate(batches):

@@ -6,6 +6,8 @@ machine declares the dimensions of a pattern as event dimensions.
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class NormalLikelihood(nn.Module):
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"NormalLikelihood: scale is {scale}; expected a positive standard deviation.")
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
 

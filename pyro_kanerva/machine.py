@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_kanerva import programs
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, gaussian_memory
+from pyro_kanerva.programs import Program
 from pyro_kanerva.readers import ExactReader
 from pyro_kanerva.writers import OnlineWriter, WriteResult
 
@@ -28,16 +29,17 @@ _instances = itertools.count()
 class Bound(NamedTuple):
     """The terms of the evidence lower bound, each (B,), in nats per pattern.
 
-    ``bound = reconstruction - address_kl - memory_kl`` is a lower bound on ``log p(X) / T``.
+    ``reconstruction`` is E_q log p(x_t | w_t, M), ``address_kl`` E_q KL(q(w_t | x_t, M) || p(w)), and
+    ``memory_kl`` KL(q(M) || p(M)) / T.
     """
 
-    reconstruction: Tensor  # E_q log p(x_t | w_t, M)
-    address_kl: Tensor  # E_q KL(q(w_t | x_t, M) || p(w))
-    memory_kl: Tensor  # KL(q(M) || p(M)) / T
+    reconstruction: Tensor
+    address_kl: Tensor
+    memory_kl: Tensor
 
     @property
     def bound(self) -> Tensor:
-        """``reconstruction - address_kl - memory_kl``: the honest figure."""
+        """``reconstruction - address_kl - memory_kl``, a lower bound on ``log p(X) / T``: the honest figure."""
         return self.conditional_bound - self.memory_kl
 
     @property
@@ -46,15 +48,23 @@ class Bound(NamedTuple):
         return self.reconstruction - self.address_kl
 
 
-class Program(nn.Module):
-    """A Pyro model or guide that is also a module, so that ELBO modules and DDP find its parameters."""
+def _event_shape(name: str, prior: Prior) -> tuple[int, ...]:
+    distribution = as_distribution(prior)
+    if distribution.batch_shape:
+        raise ValueError(
+            f"KanervaMachine: {name} has batch shape {tuple(distribution.batch_shape)} and event shape "
+            f"{tuple(distribution.event_shape)}; expected no batch. Declare event dimensions with .to_event()."
+        )
+    return tuple(distribution.event_shape)
 
-    def __init__(self, machine: KanervaMachine, program: Callable[..., Any], **options: Any) -> None:
-        super().__init__()
-        self.machine, self.program, self.options = machine, program, options
 
-    def forward(self, patterns: Tensor) -> Any:
-        return self.program(self.machine, patterns, **self.options)
+def _apply(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy: str) -> Tensor:
+    try:
+        return network(inputs)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The {name} failed on a tensor of shape {tuple(inputs.shape)} and dtype {inputs.dtype}: {error}. {remedy}"
+        ) from error
 
 
 class KanervaMachine(nn.Module):
@@ -82,7 +92,8 @@ class KanervaMachine(nn.Module):
     :param reader: by default :class:`ExactReader`.
     :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in
         the linear-Gaussian surrogate of writer and reader. It is not part of the generative model.
-    :raises ValueError: if ``code_scale`` is not positive, or the priors have different numbers of slots.
+    :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
+        numbers of slots, or a batch shape.
 
     Source: Wu, Wayne, Gregor, Lillicrap 2018 (arXiv 1811.09556).
     """
@@ -102,18 +113,18 @@ class KanervaMachine(nn.Module):
         super().__init__()
         if not 0 < code_scale < math.inf:
             raise ValueError(f"KanervaMachine: code_scale is {code_scale}; expected a positive standard deviation.")
-        shape = as_distribution(memory_prior).event_shape
+        shape = _event_shape("memory_prior", memory_prior)
         if len(shape) != 2:
             raise ValueError(
-                f"KanervaMachine: memory_prior has event shape {tuple(shape)}; expected (num_slots, code_size). "
+                f"KanervaMachine: memory_prior has event shape {shape}; expected (num_slots, code_size). "
                 "Declare event dimensions with .to_event(2)."
             )
         self.num_slots, self.code_size = shape
         address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
-        address_shape = as_distribution(address_prior).event_shape
+        address_shape = _event_shape("address_prior", address_prior)
         if address_shape != (self.num_slots,):
             raise ValueError(
-                f"KanervaMachine: address_prior has event shape {tuple(address_shape)}; expected "
+                f"KanervaMachine: address_prior has event shape {address_shape}; expected "
                 f"({self.num_slots},), the number of slots of memory_prior."
             )
         self.encoder, self.decoder = encoder, decoder
@@ -152,12 +163,12 @@ class KanervaMachine(nn.Module):
         Sites "memory" (batch (B, 1), event (K, C)), "address" (batch (B, T), event (K,)) and "pattern"
         (observed); plates "episode" (dim -2) and "pattern_plate" (dim -1).
         """
-        return Program(self, _model)
+        return Program(self, programs.model)
 
     @property
     def guide(self) -> Program:
         """The guide: writes all patterns into q(M), then reads q(w_t | x_t, M)."""
-        return Program(self, _guide)
+        return Program(self, programs.guide)
 
     def training_pair(
         self,
@@ -181,10 +192,10 @@ class KanervaMachine(nn.Module):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"training_pair(): {name} is {weight}; expected a number of at least 0.")
         return (
-            Program(self, _model, memory_kl_weight=memory_kl_weight),
+            Program(self, programs.model, memory_kl_weight=memory_kl_weight),
             Program(
                 self,
-                _guide,
+                programs.guide,
                 autoencoder_weight=autoencoder_weight,
                 memory_kl_weight=memory_kl_weight,
                 cue_channel=cue_channel,
@@ -257,7 +268,8 @@ class KanervaMachine(nn.Module):
 
         :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
         """
-        codes = self.encoder(patterns.flatten(0, 1))
+        remedy = "Build the encoder for patterns of this shape."
+        codes = _apply("encoder", self.encoder, patterns.flatten(0, 1), remedy)
         expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
         if tuple(codes.shape) != expected:
             raise ValueError(
@@ -271,24 +283,71 @@ class KanervaMachine(nn.Module):
             )
         return cast(Tensor, codes.unflatten(0, patterns.shape[:2]))
 
-    def predict(self, codes: Tensor) -> dist.TorchDistribution:
-        """The likelihood of patterns at ``codes`` (..., C): a distribution of the entries, (...) + E."""
-        output = self.decoder(codes.reshape(-1, codes.shape[-1]))
-        return self.likelihood(output.unflatten(0, codes.shape[:-1]))
+    def predict(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
+        """The likelihood of patterns at ``codes`` (..., C): a distribution of the entries, (...) + E.
 
-    def decode(self, codes: Tensor) -> dist.TorchDistribution:
-        """:meth:`predict` with the dimensions of a pattern declared as event: batch (...), event E."""
-        entries = self.predict(codes)
+        :raises ValueError: if the decoder cannot take codes of this size, or the likelihood of its output
+            is not one of patterns of ``event_shape``.
+        """
+        remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
+        output = _apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
+        entries = self.likelihood(output.reshape(*codes.shape[:-1], *output.shape[1:]))
+        expected = (*codes.shape[:-1], *event_shape)
+        if tuple(entries.batch_shape + entries.event_shape) != expected:
+            raise ValueError(
+                f"Decoder and likelihood give patterns of shape {tuple(entries.batch_shape + entries.event_shape)}; "
+                f"expected {expected}, with event shape {tuple(event_shape)}. Build the decoder for it."
+            )
+        return entries
+
+    def decode(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
+        """:meth:`predict` with the dimensions of a pattern declared as event: batch (...), event E.
+
+        :raises ValueError: as :meth:`predict`, and if the prediction is NaN or infinite.
+        """
+        entries = self.predict(codes, event_shape)
+        if not torch.jit.is_tracing() and not bool(entries.mean.isfinite().all()):
+            raise ValueError(
+                "The decoder returned NaN or infinite values. If training diverged, lower the learning rate and resume "
+                "from an earlier checkpoint."
+            )
         return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
 
     def write_codes(self, codes: Tensor, prior: dist.TorchDistribution | None = None) -> WriteResult:
-        """q(M) after writing ``codes`` (B, T, C) into ``prior``, by default the memory prior."""
-        prior = as_distribution(self.memory_prior) if prior is None else prior
-        return self.writer(codes, gaussian_memory(prior), self.code_scale)
+        """q(M) after writing ``codes`` (B, T, C) into ``prior``, by default the memory prior.
+
+        :raises ValueError: if the prior is of another dtype or device, or the writer's result of another shape.
+        """
+        gaussian = gaussian_memory(as_distribution(self.memory_prior) if prior is None else prior)
+        if (gaussian.loc.dtype, gaussian.loc.device) != (codes.dtype, codes.device):
+            raise ValueError(
+                f"The memory is {gaussian.loc.dtype} on {gaussian.loc.device}, the machine {codes.dtype} on "
+                f"{codes.device}; expected the same. A prior that is a plain distribution is not moved with the "
+                "machine: build it anew. A stored memory is moved by saving and loading it."
+            )
+        result = self.writer(codes, gaussian, self.code_scale)
+        shapes = tuple(result.memory.batch_shape), tuple(result.memory.event_shape), tuple(result.addresses.shape)
+        batch, expected = tuple(codes.shape[:-2]), (self.num_slots, self.code_size)
+        if shapes != (batch, expected, (*codes.shape[:-1], self.num_slots)):
+            raise ValueError(
+                f"The writer returned a memory of batch and event shape {shapes[0]}, {shapes[1]} and addresses "
+                f"{shapes[2]}; expected {batch}, {expected} and {(*codes.shape[:-1], self.num_slots)}."
+            )
+        return result
 
     def read_codes(self, codes: Tensor, memory: Tensor) -> dist.TorchDistribution:
-        """q(w | x, M), batch (..., T), for codes (..., T, C) and a known memory (..., K, C)."""
-        return self.reader(codes, memory, as_distribution(self.address_prior), self.code_scale)
+        """q(w | x, M), batch (..., T), for codes (..., T, C) and a known memory (..., K, C).
+
+        :raises ValueError: if the reader's result is of another shape.
+        """
+        result = self.reader(codes, memory, as_distribution(self.address_prior), self.code_scale)
+        batch = torch.broadcast_shapes(codes.shape[:-2], memory.shape[:-2]) + codes.shape[-2:-1]
+        if (result.batch_shape, result.event_shape) != (batch, (self.num_slots,)):
+            raise ValueError(
+                f"The reader returned batch and event shape {tuple(result.batch_shape)}, {tuple(result.event_shape)}; "
+                f"expected {tuple(batch)}, ({self.num_slots},)."
+            )
+        return result
 
     # ------------------------------------------------------------------ use
 
@@ -301,6 +360,8 @@ class KanervaMachine(nn.Module):
         from pyro_kanerva.memory import Memory
 
         if memory is not None:
+            if memory.machine is not self:
+                raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
             return memory.write(patterns)
         patterns = self.check_patterns(patterns, "write()")
         with torch.no_grad():
@@ -325,7 +386,7 @@ class KanervaMachine(nn.Module):
         memory = posterior.rsample((num_particles,))  # (P, B, K, C)
         reader = self.read_codes(codes, memory)
         address = reader.rsample() if reader.has_rsample else reader.sample()  # (P, B, T, K)
-        reconstruction = self.decode(address @ memory).log_prob(patterns)
+        reconstruction = self.decode(address @ memory, tuple(patterns.shape[2:])).log_prob(patterns)
         return Bound(
             reconstruction.mean((0, -1)),
             _kl(reader, as_distribution(self.address_prior), address).expand(reconstruction.shape).mean((0, -1)),
@@ -339,45 +400,3 @@ def _kl(q: dist.TorchDistribution, p: dist.TorchDistribution, value: Tensor) -> 
         return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
         return q.log_prob(value) - p.log_prob(value)
-
-
-def _weight(weight: float) -> Any:
-    return poutine.scale(scale=weight) if weight else poutine.mask(mask=False)  # Pyro has no scale of 0
-
-
-def _episodes(memory: Tensor) -> Tensor:
-    """A "memory" site (..., B, 1, K, C) without the singleton of the pattern plate."""
-    return memory.squeeze(-3) if memory.dim() > 2 else memory
-
-
-def _model(machine: KanervaMachine, patterns: Tensor, memory_kl_weight: float = 1.0) -> None:
-    patterns = machine.check_patterns(patterns, "model()")
-    pyro.module(machine._key, machine)
-    with pyro.plate("episode", patterns.shape[0], dim=-2):
-        with _weight(memory_kl_weight):
-            memory = pyro.sample("memory", as_distribution(machine.memory_prior))  # (B, 1, K, C)
-        with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
-            address = pyro.sample("address", as_distribution(machine.address_prior))  # (B, T, K)
-            pyro.sample("pattern", machine.decode(address @ _episodes(memory)), obs=patterns)
-
-
-def _guide(
-    machine: KanervaMachine,
-    patterns: Tensor,
-    autoencoder_weight: float = 0.0,
-    memory_kl_weight: float = 1.0,
-    cue_channel: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    patterns = machine.check_patterns(patterns, "guide()")
-    pyro.module(machine._key, machine)
-    codes = machine.encode(patterns)
-    cue_codes = codes if cue_channel is None else machine.encode(cue_channel(patterns))
-    posterior = machine.write_codes(codes).memory
-    with pyro.plate("episode", patterns.shape[0], dim=-2):
-        with _weight(memory_kl_weight):
-            memory = pyro.sample("memory", posterior.unsqueeze(-1))  # (B, 1, K, C)
-        with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
-            pyro.sample("address", machine.read_codes(cue_codes, _episodes(memory)))
-            if autoencoder_weight:
-                log_prob = machine.decode(codes).log_prob(patterns)
-                pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)

@@ -11,21 +11,24 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva import _files
-from pyro_kanerva.channels import Channel
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import as_distribution
-from pyro_kanerva.retrieval import Retrieval, check_query, query
 
 if TYPE_CHECKING:
+    from pyro_kanerva.channels import Channel
     from pyro_kanerva.machine import KanervaMachine
+    from pyro_kanerva.retrieval import Retrieval
 
 
 class WriteRecord(NamedTuple):
-    """One write: the codes, and the addresses under which they were stored."""
+    """One write: ``codes`` (B, T, C) and the means ``addresses`` (B, T, K) under which they were stored.
 
-    codes: Tensor  # (B, T, C)
-    addresses: Tensor  # (B, T, K), E[w_t]
-    address_scale_tril: Tensor | None  # (B, K, K), factor of Cov[w_t] where it entered the update
+    ``address_scale_tril`` (B, K, K) is the Cholesky factor of their covariance where it entered the update.
+    """
+
+    codes: Tensor
+    addresses: Tensor
+    address_scale_tril: Tensor | None
 
 
 class Memory:
@@ -77,10 +80,16 @@ class Memory:
         """
         cues = self._check(cues, "read()", "cues")
         address = self.machine.read_codes(self.machine.encode(cues), self.posterior.loc).mean
-        return self.machine.predict(address @ self.posterior.loc).mean
+        return self.machine.decode(address @ self.posterior.loc, self.event_shape).mean
 
     def query(
-        self, cues: Tensor, *, num_steps: int = 10, channel: Channel | None = None, tolerance: float = 0.0
+        self,
+        cues: Tensor,
+        *,
+        num_steps: int = 10,
+        channel: Channel | None = None,
+        observed: Tensor | None = None,
+        tolerance: float = 0.0,
     ) -> Retrieval:
         """Recall the stored patterns that ``cues`` come from, by alternating posterior queries.
 
@@ -88,6 +97,8 @@ class Memory:
         :param num_steps: S, how often x-step and w-step alternate.
         :param channel: how the cues came from the patterns, :class:`Flip` or :class:`SaltAndPepper`;
             ``None`` where a cue is only the start of the paper's attractor dynamics.
+        :param observed: bool, broadcastable to the cues; entries marked False carry no evidence. Without a
+            channel, True entries are clamped to the cue and never change; with one, they are noisy evidence.
         :param tolerance: a fall of the energy in nats, up to which a query counts as converged.
         :return: :class:`Retrieval`, with patterns (S + 1, B, Q) + E, the cue first; the energy never rises.
         :raises ValueError: if the cues do not fit, the likelihood is not Bernoulli, or an argument is out
@@ -95,9 +106,10 @@ class Memory:
 
         The equations are in :mod:`pyro_kanerva.retrieval`. M is held at its posterior mean.
         """
-        check_query(self.machine, num_steps, channel, tolerance)
+        from pyro_kanerva.retrieval import query
+
         cues = self._check(cues, "query()", "cues")
-        return query(self.machine, self.posterior.loc, cues, num_steps=num_steps, channel=channel, tolerance=tolerance)
+        return query(self.machine, self.posterior.loc, cues, num_steps, channel, observed, tolerance)
 
     @torch.no_grad()
     def generate(self, num_samples: int, *, num_steps: int = 0) -> Tensor:
@@ -112,7 +124,7 @@ class Memory:
             raise ValueError(f"generate(): num_samples is {num_samples}; expected at least 1.")
         prior = as_distribution(self.machine.address_prior)
         address = prior.sample((*self.posterior.batch_shape, num_samples))
-        samples = self.machine.predict(address @ self.posterior.loc).mean
+        samples = self.machine.decode(address @ self.posterior.loc, self.event_shape).mean
         if num_steps == 0:
             return samples
         return self.query((samples > 0.5).to(samples.dtype), num_steps=num_steps).patterns[-1]
@@ -124,7 +136,11 @@ class Memory:
             "scale_tril_row": self.posterior.scale_tril_row.contiguous(),
             "records": [tuple(record) for record in self.records],
         }
-        header = {"event_shape": list(self.event_shape), "machine": _fingerprint(self.machine)}
+        header = {
+            "event_shape": list(self.event_shape),
+            "memory_shape": list(self.posterior.event_shape),
+            "machine": _fingerprint(self.machine),
+        }
         _files.save(path, "memory", header, state)
 
     @staticmethod
@@ -137,7 +153,8 @@ class Memory:
         """
         dtype = machine.log_code_scale.dtype
         header, state = _files.load(path, "memory", machine.log_code_scale.device)
-        if header["machine"] != _fingerprint(machine):
+        size = [machine.num_slots, machine.code_size]
+        if header.get("machine") != _fingerprint(machine) or header.get("memory_shape") != size:
             raise ValueError(
                 f"{path} was written by a machine with other parameters, whose codes and addresses mean something "
                 "else. Load the checkpoint of that machine, or write the patterns again with this one."
@@ -152,6 +169,12 @@ class Memory:
     def _check(self, patterns: Tensor, caller: str, name: str) -> Tensor:
         patterns = self.machine.check_patterns(patterns, caller, name, self.event_shape)
         (batch,) = self.posterior.batch_shape
+        stored, reference = self.posterior.loc, self.machine.log_code_scale
+        if (stored.dtype, stored.device) != (reference.dtype, reference.device):
+            raise ValueError(
+                f"{caller}: the memory is {stored.dtype} on {stored.device}, its machine is now {reference.dtype} on "
+                f"{reference.device}. Save the memory and load it again, or write it anew."
+            )
         if patterns.shape[0] != batch:
             raise ValueError(
                 f"{caller}: {name} have {patterns.shape[0]} episodes (shape {tuple(patterns.shape)}); expected "

@@ -23,8 +23,9 @@ def _initialize(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.ConvTranspose2d):  # each output sees kernel / stride entries of every channel
-            nn.init.normal_(module.weight, std=(2 / (module.in_channels * (4 / 2) ** 2)) ** 0.5)
+        elif isinstance(module, nn.ConvTranspose2d):  # an output sees kernel / stride entries a side of every channel
+            seen = (module.kernel_size[0] / module.stride[0]) ** 2
+            nn.init.normal_(module.weight, std=(2 / (module.in_channels * seen)) ** 0.5)
     for module in network.modules():
         if isinstance(module, _Residual):
             nn.init.zeros_(module.second.weight)

@@ -49,9 +49,11 @@ class GaussianMemory(nn.Module):
                 f"({num_slots}, {num_slots})."
             )
         diagonal = start.diagonal() if start.dim() == 2 else start
-        if not bool((diagonal > 0).all()) or (start.dim() == 2 and bool(start.triu(1).any())):
+        if not bool(((diagonal > 0) & start.isfinite().all()).all()) or (
+            start.dim() == 2 and bool(start.triu(1).any())
+        ):
             raise ValueError(
-                "GaussianMemory: scale holds standard deviations; expected positive entries, and for a full "
+                "GaussianMemory: scale holds standard deviations; expected finite positive entries, and for a full "
                 "row covariance a lower triangular factor with a positive diagonal."
             )
         self.num_slots, self.code_size = num_slots, code_size
@@ -112,7 +114,10 @@ def _moments(name: str, prior: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_memory(prior: dist.TorchDistribution) -> MatrixNormal:
-    """The Gaussian that the writers start from: the prior itself, or one of equal mean and row variances.
+    """The Gaussian that the writers start from: the prior itself, or one of equal mean.
+
+    Its slots are independent, with the variances of the prior averaged over the columns.
+
 
     :raises ValueError: if the prior has no finite mean and variance.
     """

@@ -6,6 +6,8 @@ returns a Pyro distribution of batch shape ``(..., T)`` and event shape ``(K,)``
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ class ScalarReader(nn.Module):
 
     def __init__(self, scale: float = 0.3) -> None:
         super().__init__()
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"ScalarReader: scale is {scale}; expected a positive standard deviation.")
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
 

@@ -19,27 +19,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva.channels import Channel, Flip
+from pyro_kanerva.channels import Channel
 from pyro_kanerva.conjugate import address_posterior
-from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.priors import as_distribution, gaussian_address
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
 
 _POLISHING_STEPS = 3  # gradient steps on the address in each w-step
+_LARGEST_STEP = 1e3  # relative to a Newton step of the linear-Gaussian surrogate
 
 
 class Retrieval(NamedTuple):
-    """What a query went through, for S steps of B memories with Q cues each."""
+    """What a query went through, for S steps of B memories with Q cues each.
 
-    patterns: Tensor  # (S + 1, B, Q) + E, the cue first, then the mode of q_n(x)
-    energy: Tensor  # (S + 1, B, Q), nats; never rises along dim 0
-    address: Tensor  # (S + 1, B, Q, K)
-    converged: Tensor  # (B, Q) bool: the last step changed no entry, or lowered the energy by at most tolerance
+    ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
+    never rises along dim 0. ``address`` (S + 1, B, Q, K). ``converged`` (B, Q), bool: the last step changed no
+    entry, or lowered the energy by at most the tolerance.
+    """
+
+    patterns: Tensor
+    energy: Tensor
+    address: Tensor
+    converged: Tensor
 
 
 class _State(NamedTuple):
@@ -55,8 +61,16 @@ class _State(NamedTuple):
 class _Descent:
     """The w-step of all queries at once, for one machine, memory and set of cues."""
 
-    def __init__(self, machine: KanervaMachine, memory_loc: Tensor, cues: Tensor, channel: Channel | None) -> None:
-        self.machine, self.memory_loc, self.cues, self.channel = machine, memory_loc, cues, channel
+    def __init__(
+        self,
+        machine: KanervaMachine,
+        memory_loc: Tensor,
+        cues: Tensor,
+        channel: Channel | None,
+        observed: Tensor | None,
+    ) -> None:
+        self.machine, self.memory_loc, self.cues = machine, memory_loc, cues
+        self.channel, self.observed = channel, observed
         self.prior = as_distribution(machine.address_prior)
         precision = gaussian_address(self.prior)[1]
         codes = machine.encode(cues)
@@ -69,25 +83,38 @@ class _Descent:
         """The energy and its gradient at ``address``; without a channel that of ``patterns``."""
         with torch.enable_grad():
             address = address.detach().requires_grad_()
-            prediction = self.machine.predict(address @ self.memory_loc)
+            prediction = self.machine.predict(address @ self.memory_loc, tuple(self.cues.shape[2:]))
+            if not isinstance(prediction, dist.Bernoulli):
+                raise ValueError(
+                    f"query(): the likelihood is {type(prediction).__name__}; expected Bernoulli, the only one that "
+                    "queries know so far. read() works with every likelihood."
+                )
             if self.channel is None:
                 evidence = prediction.log_prob(patterns)
             else:
                 evidence = self.channel.log_evidence(self.cues, prediction)
+                if self.observed is not None:
+                    evidence = torch.where(self.observed, evidence, 0.0)
             energy = -evidence.flatten(2).sum(-1) - self.prior.log_prob(address)
             (gradient,) = torch.autograd.grad(energy.sum(), address)
-        q = prediction if self.channel is None else self.channel.posterior(self.cues, prediction)
-        mode = (q.logits.detach() > 0).to(patterns.dtype)  # torch's own mode is NaN at logit 0
-        mean = mode if self.channel is None else q.mean.detach()
-        return _State(address.detach(), energy.detach(), gradient, mean, mode)
+        return _State(address.detach(), energy.detach(), gradient, *self.recall(prediction))
+
+    def recall(self, prediction: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
+        """The x-step: mean and mode of q(x); without a channel both are the mode."""
+        logits = prediction.logits.detach()
+        mode = (logits > 0).to(logits.dtype)  # torch's own mode is NaN at logit 0
+        if self.channel is None:
+            mode = mode if self.observed is None else torch.where(self.observed, self.cues, mode)
+            return mode, mode
+        posterior = self.channel.posterior(self.cues, prediction).logits.detach()
+        logits = posterior if self.observed is None else torch.where(self.observed, posterior, logits)
+        return logits.sigmoid(), (logits > 0).to(logits.dtype)
 
     def propose(self, state: _State, address: Tensor, patterns: Tensor) -> tuple[_State, Tensor]:
         """``state`` moved to ``address`` where the energy does not rise, and where that was."""
         new = self.evaluate(address, patterns)
         lower = new.energy <= state.energy  # (B, Q); False for NaN
-        kept = (
-            torch.where(lower.view(lower.shape + (1,) * (b.dim() - 2)), a, b) for a, b in zip(new, state, strict=True)
-        )
+        kept = (torch.where(_like(lower, old), trial, old) for trial, old in zip(new, state, strict=True))
         return _State(*kept), lower
 
     def step(self, state: _State, patterns: Tensor) -> _State:
@@ -102,6 +129,7 @@ class _Descent:
             address = state.address - self.step_size * (state.gradient @ self.preconditioner)
             state, lower = self.propose(state, address, patterns)
             self.step_size = self.step_size * torch.where(lower, 1.5, 0.4).unsqueeze(-1)
+            self.step_size = self.step_size.clamp(max=_LARGEST_STEP)
         return state
 
 
@@ -109,25 +137,35 @@ def query(
     machine: KanervaMachine,
     memory_loc: Tensor,
     cues: Tensor,
-    *,
-    num_steps: int = 10,
-    channel: Channel | None = None,
-    tolerance: float = 0.0,
+    num_steps: int,
+    channel: Channel | None,
+    observed: Tensor | None,
+    tolerance: float,
 ) -> Retrieval:
-    """The iterative posterior query; see :meth:`pyro_kanerva.Memory.query`, which checks its arguments.
+    """The iterative posterior query behind :meth:`pyro_kanerva.Memory.query`.
 
     :param memory_loc: the memory R, shape (B, K, C).
     :param cues: (B, Q) + E.
+    :raises ValueError: if the arguments do not fit, or the first energy is NaN or infinite.
     """
+    _check(num_steps, channel, tolerance)
+    if observed is not None:
+        observed = _check_observed(observed, cues)
     with torch.no_grad():
-        descent = _Descent(machine, memory_loc, cues, channel)
-        state = descent.evaluate(descent.address, cues)
+        descent = _Descent(machine, memory_loc, cues, channel, observed)
+        target = cues
+        state = descent.evaluate(descent.address, target)
+        if not bool(state.energy.isfinite().all()):
+            raise ValueError(
+                "query(): the energy of a cue is NaN or infinite. The decoder returns extreme values: if training "
+                "diverged, lower the learning rate and resume from an earlier checkpoint."
+            )
         patterns, energies, addresses = [cues], [state.energy], [state.address]
         for _ in range(num_steps):
-            target = cues
             if channel is None:
-                target = state.mode
-                state = descent.evaluate(state.address, target)
+                better, lower = descent.propose(state, state.address, state.mode)
+                target = torch.where(_like(lower, cues), state.mode, target)
+                state = better
             state = descent.step(state, target)
             patterns.append(target if channel is None else state.mode)
             energies.append(state.energy)
@@ -140,16 +178,29 @@ def query(
         return Retrieval(torch.stack(patterns), torch.stack(energies), torch.stack(addresses), converged)
 
 
-def check_query(machine: KanervaMachine, num_steps: int, channel: Channel | None, tolerance: float) -> None:
-    """:raises ValueError: if a query cannot be made with these arguments."""
+def _like(flags: Tensor, tensor: Tensor) -> Tensor:
+    return flags.view(flags.shape + (1,) * (tensor.dim() - 2))
+
+
+def _check(num_steps: int, channel: Channel | None, tolerance: float) -> None:
     if num_steps < 0:
         raise ValueError(f"query(): num_steps is {num_steps}; expected 0 or more.")
     if not tolerance >= 0:
         raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
-    if not isinstance(machine.likelihood, BernoulliLikelihood):
+    if channel is not None and not isinstance(channel, Channel):
         raise ValueError(
-            f"query(): the machine has likelihood {type(machine.likelihood).__name__}; expected BernoulliLikelihood, "
-            "the only one that queries know so far. read() works with every likelihood."
+            f"query(): channel is {channel!r}; expected None, Flip(p), SaltAndPepper(p), or an object with the methods "
+            "of Channel."
         )
-    if channel is not None and not isinstance(channel, Flip):
-        raise ValueError(f"query(): channel is {channel!r}; expected None, Flip(p) or SaltAndPepper(p).")
+
+
+def _check_observed(observed: Tensor, cues: Tensor) -> Tensor:
+    if observed.dtype != torch.bool:
+        raise ValueError(f"query(): observed has dtype {observed.dtype}; expected torch.bool.")
+    try:
+        return observed.to(cues.device).expand(cues.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"query(): observed has shape {tuple(observed.shape)}, which does not broadcast to the cues' shape "
+            f"{tuple(cues.shape)}."
+        ) from None

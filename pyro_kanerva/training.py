@@ -26,11 +26,15 @@ _BOUND_EVERY = 25  # steps between two readings of the bound
 
 
 class FitResult(NamedTuple):
-    """What :func:`fit` did."""
+    """What :func:`fit` did.
 
-    losses: list[float]  # of every step since the start, also before a resume; nats per pattern
-    num_steps: int  # steps taken
-    interrupted: bool  # stopped by Ctrl-C before the last step
+    ``losses``: of every step since the start, also those before a resume, in nats per pattern; ``num_steps``:
+    how many; ``interrupted``: stopped by Ctrl-C before the last one.
+    """
+
+    losses: list[float]
+    num_steps: int
+    interrupted: bool
 
 
 def fit(
@@ -76,7 +80,7 @@ def fit(
     if resume and folder is None:
         raise ValueError("fit(): resume=True without a folder; pass the folder that holds the checkpoint.")
     folder = None if folder is None else Path(folder)
-    device = machine.log_code_scale.device
+    device, dtype = machine.log_code_scale.device, machine.log_code_scale.dtype
     loss_of = TraceMeanField_ELBO(max_plate_nesting=2)(
         *machine.training_pair(autoencoder_weight, memory_kl_weight, cue_channel)
     )
@@ -86,9 +90,9 @@ def fit(
         "learning_rate": learning_rate,
         "autoencoder_weight": autoencoder_weight,
         "memory_kl_weight": memory_kl_weight,
-        "cue_channel": repr(cue_channel) if cue_channel is not None else None,
+        "cue_channel": getattr(cue_channel, "__qualname__", repr(cue_channel)),
         "seed": seed,
-        "episodes": [episodes.episode_length, episodes.batch_size, episodes.seed],
+        "episodes": episodes.fingerprint(),
     }
     losses: list[float] = []
     if folder is not None:
@@ -105,26 +109,26 @@ def fit(
             state = {"machine": machine.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
             _files.save(folder / "checkpoint.pt", "checkpoint", settings, state)
 
-    devices = [device] if device.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices=devices),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         _interrupts() as interrupted,
         open(folder / "metrics.jsonl" if folder is not None else os.devnull, "a") as metrics,
         tqdm(total=num_steps, initial=len(losses), unit="step", disable=not progress) as bar,
     ):
         for step in range(len(losses), num_steps):
-            patterns = episodes[step].to(device)
+            patterns = episodes[step].to(device, dtype)
             torch.manual_seed(derive_seed(seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, num_steps)
             optimizer.zero_grad()
             loss = loss_of(patterns) / patterns.shape[:2].numel()
-            if not bool(loss.isfinite()):
-                raise ValueError(
-                    f"fit(): the loss is {loss.item()} at step {step + 1}. Lower learning_rate, or raise code_scale; "
-                    "the last checkpoint is from before."
-                )
             loss.backward()
+            gradient = torch.nn.utils.clip_grad_norm_(machine.parameters(), math.inf)
+            if not bool((loss + gradient).isfinite()):
+                raise ValueError(
+                    f"fit(): at step {step + 1} the loss is {loss.item()} and the norm of its gradient "
+                    f"{gradient.item()}. Lower learning_rate, or raise code_scale; the last checkpoint is from before."
+                )
             optimizer.step()
             losses.append(loss.item())
             line: dict[str, Any] = {"step": step + 1, "loss": losses[-1]}

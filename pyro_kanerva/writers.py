@@ -15,11 +15,15 @@ from pyro_kanerva.matrix_normal import MatrixNormal
 
 
 class WriteResult(NamedTuple):
-    """What a writer returns: q(M), and the addresses under which the patterns were stored."""
+    """What a writer returns: q(M) and the addresses under which the patterns were stored.
 
-    memory: MatrixNormal  # batch (B,), event (K, C)
-    addresses: Tensor  # (B, T, K), E[w_t]
-    address_scale_tril: Tensor | None = None  # (B, K, K), factor of Cov[w_t] where it entered the update
+    ``memory`` has batch (B,) and event (K, C); ``addresses`` (B, T, K) are the means E[w_t], and
+    ``address_scale_tril`` (B, K, K) the Cholesky factor of their covariance where it entered the update.
+    """
+
+    memory: MatrixNormal
+    addresses: Tensor
+    address_scale_tril: Tensor | None = None
 
 
 class OnlineWriter(nn.Module):

@@ -41,6 +41,20 @@ def test_extreme_predictions_stay_finite_in_float32():
     torch.testing.assert_close(log_evidence, torch.tensor([0.99, 0.01, 0.01, 0.99]).log())
 
 
+@pytest.mark.parametrize("p", [1e-50, 1 - 1e-9])
+def test_extreme_channels_stay_finite(p):
+    prediction = dist.Bernoulli(logits=torch.tensor([-200.0, 200.0]))
+    for cue in (0.0, 1.0):
+        cues = torch.full((2,), cue)
+        assert Flip(p).log_evidence(cues, prediction).isfinite().all()
+        assert Flip(p).posterior(cues, prediction).logits.isfinite().all()
+
+
+def test_damage_of_grey_patterns():
+    with pytest.raises(ValueError, match=r"Flip\(0.1\): patterns have entries other than 0 and 1"):
+        Flip(0.1)(torch.full((3,), 0.5))
+
+
 @pytest.mark.parametrize("channel", [Flip, SaltAndPepper])
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1, math.nan])
 def test_bad_probability(channel, p):

@@ -276,6 +276,19 @@ def test_failing_cholesky_names_the_cause():
         conjugate.cholesky(-torch.eye(2), "some matrix")
 
 
+def test_bad_memories_and_scales():
+    memory, addresses, codes = problem(4, 3, 2)
+    tilted = MatrixNormal(memory.loc, memory.scale_tril_row, random_factor(3))
+    with pytest.raises(ValueError, match="memory has a column factor"):
+        conjugate.block_update(tilted, addresses, codes, 1.0)
+    with pytest.raises(ValueError, match="memory has a column factor"):
+        conjugate.natural_parameters(tilted)
+    with pytest.raises(ValueError, match="noise_scale is 0; expected a positive"):
+        conjugate.online_update(memory, addresses[0], codes[0], 0)
+    with pytest.raises(ValueError, match="no parts were given"):
+        conjugate.add_evidence(memory)
+
+
 def test_merge_of_nothing():
     with pytest.raises(ValueError, match="memories is empty"):
         conjugate.merge(random_memory(slots=2, size=2), [])

@@ -222,7 +222,7 @@ def test_with_a_data_loader():
         ((torch.zeros(10, 3), 4, 0), {}, "batch_size is 0"),
         ((torch.zeros(10, 3, dtype=torch.int64), 4, 1), {}, "dtype torch.int64; expected a float or uint8"),
         ((np.zeros((10, 3)), 4, 1), {}, "type ndarray"),
-        ((torch.zeros(10, 3, dtype=torch.uint8), 4, 1), {}, r"expected \(N, height, width\)"),
+        ((torch.zeros(10, 3, dtype=torch.uint8), 4, 1), {}, r"expected \(N, height, width\) or"),
         ((torch.zeros(10, 3), 4, 1), {"labels": torch.zeros(9)}, r"labels have shape \(9,\); expected \(10,\)"),
         ((torch.zeros(10, 3), 4, 1), {"labels": torch.arange(10)}, "no label has 4 images; the largest has 1"),
     ],

@@ -13,6 +13,7 @@ from pyro.infer import SVI, JitTrace_ELBO, Predictive, RenyiELBO, Trace_ELBO, Tr
 
 from pyro_kanerva import (
     ExactReader,
+    Flip,
     GaussianAddress,
     GaussianMemory,
     KanervaMachine,
@@ -101,7 +102,7 @@ def test_autoencoder_term(make_machine, patterns, elbo):
     for weight in (0.0, 2.0):
         torch.manual_seed(1)
         losses.append(elbo(max_plate_nesting=2).loss(*machine.training_pair(weight), patterns))
-    log_prob = machine.decode(machine.encode(patterns)).log_prob(patterns).sum().item()
+    log_prob = machine.decode(machine.encode(patterns), (1, 5, 7)).log_prob(patterns).sum().item()
     assert losses[1] - losses[0] == pytest.approx(-2 * log_prob, rel=1e-5)
     # the plain programs do not contain it
     assert "autoencoder" not in poutine.trace(machine.guide).get_trace(patterns)
@@ -329,7 +330,7 @@ def test_normal_likelihood():
     loss.backward()
     assert machine.likelihood.log_scale.grad.abs() > 0
     assert machine.write(x).read(x).shape == x.shape
-    with pytest.raises(ValueError, match="NormalLikelihood; expected BernoulliLikelihood"):
+    with pytest.raises(ValueError, match="likelihood is Normal; expected Bernoulli"):
         machine.write(x).query(x)
 
 
@@ -421,15 +422,52 @@ def test_patterns_without_an_event_shape(patterns):
         (lambda m: GaussianMemory(3, 3, torch.ones(2)), r"shape \(2,\); expected"),
         (lambda m: GaussianMemory(3, 3, -1.0), "positive"),
         (lambda m: GaussianAddress(0), "num_slots is 0"),
+        (lambda m: m(memory_prior=dist.Normal(torch.zeros(3, 6, 10), 1.0).to_event(2)), r"batch shape \(3,\)"),
+        (lambda m: m(writer=lambda c, p, s: OnlineWriter()(c[:1], p, s)), r"writer returned .*\(1,\)"),
+        (lambda m: m(memory_prior=dist.Normal(torch.zeros(6, 10), 1.0).to_event(2)).double(), "dtype"),
+        (lambda m: GaussianMemory(3, 3, math.inf), "finite positive"),
         (lambda m: OnlineWriter(0), "block_size is 0"),
         (lambda m: OnlineWriter(1, -1), "sweeps is -1"),
         (lambda m: ScalarReader(0.0), "scale is 0.0"),
         (lambda m: NormalLikelihood(-1.0), "scale is -1.0"),
+        (lambda m: NormalLikelihood(math.inf), "scale is inf"),
+        (lambda m: ScalarReader(math.inf), "scale is inf"),
     ],
 )
 def test_bad_parts(make_machine, patterns, build, message):
     with pytest.raises(ValueError, match=message):
         build(make_machine).write(patterns)
+
+
+@pytest.mark.parametrize("call", ["bound", "model", "guide"])
+def test_decoder_of_another_shape(make_machine, patterns, call):
+    """Shapes that would broadcast must not pass."""
+    machine = make_machine()
+    machine.decoder = MLPDecoder(10, (1, 1, 7))
+    program = machine.training_pair()[1] if call == "guide" else getattr(machine, call)
+    with pytest.raises(ValueError, match=r"patterns of shape \(.*1, 1, 7\); expected .*event shape \(1, 5, 7\)"):
+        program(patterns)
+    machine.decoder = MLPDecoder(9, (1, 5, 7))
+    with pytest.raises(ValueError, match=r"decoder failed on a tensor of shape .*code_size 10"):
+        program(patterns)
+
+
+def test_reader_of_another_shape(make_machine, patterns):
+    machine = make_machine(reader=lambda codes, memory, prior, scale: dist.Normal(codes, 1.0).to_event(1))
+    with pytest.raises(ValueError, match=r"reader returned batch and event shape \(1, 3, 8\), \(10,\)"):
+        machine.bound(patterns)
+
+
+def test_memory_site_without_the_pattern_dimension(make_machine, patterns):
+    machine = make_machine()
+    conditioned = poutine.condition(machine.model, {"memory": machine.write(patterns).posterior.loc})
+    with pytest.raises(ValueError, match=r'site "memory" has shape .*unsqueeze\(-3\)'):
+        conditioned(patterns)
+
+
+def test_memory_of_another_machine(make_machine, patterns):
+    with pytest.raises(ValueError, match="belongs to another machine"):
+        make_machine().write(patterns, memory=make_machine().write(patterns))
 
 
 def test_bad_number_of_particles(make_machine, patterns):
@@ -443,6 +481,16 @@ def test_diverged_parameters_are_named(make_machine, patterns):
         machine.encoder[1].weight.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"encoder returned NaN or infinite codes.*learning rate"):
         machine.write(patterns)
+    machine = make_machine()
+    memory = machine.write(patterns)
+    with torch.no_grad():
+        machine.decoder[-2].bias.fill_(torch.nan)
+    for call in (machine.bound, machine.training_pair()[1], machine.model, memory.read, lambda x: memory.generate(2)):
+        with pytest.raises(ValueError, match=r"decoder returned NaN or infinite values.*learning rate"):
+            call(patterns)
+    for channel in (None, Flip(0.1)):
+        with pytest.raises(ValueError, match=r"energy of a cue is NaN or infinite.*learning rate"):
+            memory.query(patterns, channel=channel)
     machine = make_machine()
     with torch.no_grad():
         machine.memory_prior.loc.fill_(torch.inf)

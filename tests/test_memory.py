@@ -57,7 +57,7 @@ def test_read(make_machine, patterns):
     memory = machine.write(patterns)
     mean = memory.read(patterns[:, :5])
     address = machine.read_codes(machine.encode(patterns[:, :5]), memory.posterior.loc).mean
-    torch.testing.assert_close(mean, machine.predict(address @ memory.posterior.loc).probs)
+    torch.testing.assert_close(mean, machine.predict(address @ memory.posterior.loc, (1, 5, 7)).probs)
 
 
 def test_generate(make_machine, patterns):
@@ -136,6 +136,14 @@ def test_bad_files(make_machine, patterns, tmp_path, monkeypatch):
         Memory.load(path, machine)
     with pytest.raises(FileNotFoundError):
         Memory.load(tmp_path / "nothing", machine)
+
+
+def test_machine_moved_under_a_memory(make_machine, patterns):
+    machine = make_machine()
+    memory = machine.write(patterns)
+    machine.double()
+    with pytest.raises(ValueError, match=r"memory is torch.float32 .* machine is now torch.float64"):
+        memory.read(patterns.double())
 
 
 def test_memory_of_another_machine(make_machine, patterns, tmp_path):

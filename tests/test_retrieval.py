@@ -39,7 +39,7 @@ def test_energy_is_the_stated_one(make_machine, patterns, channel):
     machine.double()
     for n in range(4):
         address = retrieval.address[n].double()
-        prediction = machine.predict(address @ memory.posterior.loc.double())
+        prediction = machine.predict(address @ memory.posterior.loc.double(), (1, 5, 7))
         log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(address).sum(-1)
         if channel is None:
             evidence = prediction.log_prob(retrieval.patterns[n].double())
@@ -53,7 +53,7 @@ def test_energy_is_the_stated_one(make_machine, patterns, channel):
         torch.testing.assert_close(retrieval.energy[n].double(), energy, rtol=1e-5, atol=1e-4)
     if channel is None:  # each pattern is the mode at the address before
         for n in range(3):
-            prediction = machine.predict(retrieval.address[n].double() @ memory.posterior.loc.double())
+            prediction = machine.predict(retrieval.address[n].double() @ memory.posterior.loc.double(), (1, 5, 7))
             assert torch.equal(retrieval.patterns[n + 1], (prediction.logits > 0).float())
 
 
@@ -111,6 +111,50 @@ def test_the_channel_helps():
     retrieval = machine.write(patterns).query(cues, channel=channel)
     before, after = ((x != patterns).float().mean() for x in (retrieval.patterns[0], retrieval.patterns[-1]))
     assert after < 0.5 * before
+    for told in (None, channel):  # and the energy never rises for a trained machine either
+        assert (machine.write(patterns).query(cues, num_steps=20, channel=told).energy.diff(dim=0) <= 0).all()
+
+
+@pytest.mark.parametrize("channel", CHANNELS, ids=str)
+def test_observed(make_machine, patterns, channel):
+    """What is not observed carries no evidence; without a channel what is observed never changes."""
+    memory = make_machine().double().write(patterns.double())
+    observed = torch.rand(8, 1, 5, 7) < 0.5
+    cues = Flip(0.1)(patterns.double())
+    retrieval = memory.query(cues, num_steps=5, channel=channel, observed=observed)
+    assert (retrieval.energy.diff(dim=0) <= 0).all()
+    if channel is None:
+        assert (retrieval.patterns == cues)[:, :, observed].all()
+        assert not (retrieval.patterns == cues).all()
+    else:
+        address = retrieval.address[-1]
+        prediction = memory.machine.predict(address @ memory.posterior.loc, (1, 5, 7))
+        evidence = torch.where(observed, channel.log_evidence(cues, prediction), 0.0).flatten(2).sum(-1)
+        energy = -evidence - memory.machine.address_prior().log_prob(address)
+        torch.testing.assert_close(retrieval.energy[-1], energy)
+        mode = (channel.posterior(cues, prediction).logits > 0).double()
+        unseen = (prediction.logits > 0).double()
+        assert torch.equal(retrieval.patterns[-1], torch.where(observed, mode, unseen))
+
+
+def test_own_channel_and_own_likelihood(make_machine, patterns):
+    """Anything with the methods of a channel, and any callable that returns a Bernoulli."""
+    import pyro.distributions as dist
+
+    class Tampered:
+        def __call__(self, patterns, generator=None):
+            return Flip(0.1)(patterns, generator)
+
+        def posterior(self, cues, prediction):
+            return Flip(0.1).posterior(cues, prediction)
+
+        def log_evidence(self, cues, prediction):
+            return Flip(0.1).log_evidence(cues, prediction)
+
+    machine = make_machine(likelihood=lambda logits: dist.Bernoulli(logits=logits))
+    memory = machine.write(patterns)
+    one, other = (memory.query(patterns, num_steps=2, channel=channel) for channel in (Tampered(), Flip(0.1)))
+    assert torch.equal(one.energy, other.energy)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +163,9 @@ def test_the_channel_helps():
         ({"num_steps": -1}, r"query\(\): num_steps is -1; expected 0 or more"),
         ({"tolerance": -0.1}, r"query\(\): tolerance is -0.1"),
         ({"tolerance": math.nan}, r"query\(\): tolerance is nan"),
-        ({"channel": "flip"}, r"channel is 'flip'; expected None, Flip\(p\) or SaltAndPepper\(p\)"),
+        ({"channel": "flip"}, r"channel is 'flip'; expected None, Flip\(p\), SaltAndPepper\(p\), or"),
+        ({"observed": torch.ones(7)}, r"observed has dtype torch.float32; expected torch.bool"),
+        ({"observed": torch.ones(4, dtype=torch.bool)}, r"observed has shape \(4,\), which does not broadcast"),
     ],
 )
 def test_bad_options(make_machine, patterns, options, message):

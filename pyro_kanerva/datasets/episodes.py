@@ -13,8 +13,12 @@ from pyro_kanerva.datasets.files import Images
 
 
 def binarize(images: Tensor) -> Tensor:
-    """Grey images uint8 (..., height, width) to binary patterns float (..., 1, height, width): ink above 127."""
-    return (images > 127).to(torch.get_default_dtype()).unsqueeze(-3)
+    """Images uint8 (N, height, width) or (N, channels, height, width) to binary patterns: ink above 127.
+
+    Float (N, channels, height, width), with one channel for grey images.
+    """
+    patterns = (images > 127).to(torch.get_default_dtype())
+    return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
 
 
 def derive_seed(seed: int, number: int) -> int:
@@ -36,7 +40,7 @@ class Episodes(Dataset[Tensor]):
     :class:`torch.utils.data.DataLoader` use ``batch_size=None`` and a range as ``sampler``.
 
     :param images: a float tensor (N,) + E, used as it is; or a uint8 tensor (N, height, width) or
-        :class:`Images`, binarized to patterns (1, height, width) by :func:`binarize`.
+        (N, channels, height, width), or :class:`Images`, which :func:`binarize` turns into patterns.
     :param episode_length: T.
     :param batch_size: B.
     :param seed: of the stream.
@@ -52,10 +56,10 @@ class Episodes(Dataset[Tensor]):
         if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
             what = f"dtype {images.dtype}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             raise ValueError(f"Episodes: images have {what}; expected a float or uint8 tensor. Convert with .float().")
-        if images.dtype == torch.uint8 and images.dim() != 3:
+        if images.dtype == torch.uint8 and images.dim() not in (3, 4):
             raise ValueError(
-                f"Episodes: uint8 images have shape {tuple(images.shape)}; expected (N, height, width). Turn others "
-                "into float patterns (N,) + event shape yourself."
+                f"Episodes: uint8 images have shape {tuple(images.shape)}; expected (N, height, width) or "
+                "(N, channels, height, width). Turn others into float patterns (N,) + event shape yourself."
             )
         for name, size in (("episode_length", episode_length), ("batch_size", batch_size)):
             if size < 1:
@@ -99,6 +103,13 @@ class Episodes(Dataset[Tensor]):
         epoch, self.epoch = self.epoch, self.epoch + 1
         for index in range(epoch * len(self), (epoch + 1) * len(self)):
             yield self[index]
+
+    def fingerprint(self) -> str:
+        """Equal for streams of equal batches."""
+        chosen = [] if self._groups is None else [group.tolist() for group in self._groups]
+        digest = hashlib.sha256(f"{self.episode_length} {self.batch_size} {self.seed} {chosen}".encode())
+        digest.update(self.images.contiguous().numpy(force=True).tobytes())
+        return digest.hexdigest()
 
     def _generator(self, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import zipfile
 import zlib
@@ -18,10 +19,10 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 
 
 class Images(NamedTuple):
-    """Grey images and, where known, an integer label of each."""
+    """Grey ``images``, uint8 (N, height, width), and where known an integer label of each, int64 (N,)."""
 
-    images: Tensor  # uint8 (N, height, width), ink 255 on 0
-    labels: Tensor | None  # int64 (N,)
+    images: Tensor
+    labels: Tensor | None
 
 
 def load_images(path: str | os.PathLike[str], labels: str = "labels") -> Images:
@@ -114,7 +115,7 @@ def _load_idx(path: Path) -> np.ndarray[Any, Any]:
         raise ValueError(f"{path} is no IDX file of bytes: it does not start with 00 00 08.")
     header = 4 + 4 * content[3]
     shape = tuple(np.frombuffer(content[4:header].ljust(4 * content[3], b"\0"), ">u4").astype(int).tolist())
-    if len(content) != header + int(np.prod(shape)):
+    if len(content) != header + math.prod(shape):
         raise ValueError(
             f"{path} announces an array of shape {shape} but has {len(content) - header} bytes of it; it is cut off "
             "or broken. Download it again."

@@ -6,6 +6,7 @@ import io
 import os
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ def _cached() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             return content["images"], content["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass  # not rendered yet, or broken: render
     images, labels = _render()
     try:
