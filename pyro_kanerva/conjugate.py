@@ -326,4 +326,9 @@ def coordinate_ascent_sweep(
         prior_precision=prior_precision,
         row_covariance=memory.row_covariance,
     )
-    return add_evidence(prior, evidence(addresses.loc, codes, noise_scale, addresses.scale_tril)), addresses
+    # E[w w^T] summed over t is Y^T Y for the rows Y = [W; sqrt(T) F^T], Cov[w_t] = F F^T: a block with codes [Z; 0].
+    # Square roots stay accurate in float32 where the sums themselves would not.
+    spread = codes.shape[-2] ** 0.5 * addresses.scale_tril.mT  # (..., K, K)
+    rows = torch.cat([addresses.loc, spread], -2)  # (..., T + K, K)
+    targets = torch.cat([codes, codes.new_zeros(*codes.shape[:-2], spread.shape[-2], codes.shape[-1])], -2)
+    return block_update(prior, rows, targets, noise_scale), addresses

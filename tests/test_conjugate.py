@@ -221,6 +221,18 @@ def test_ten_thousand_writes_in_float32(sigma, dynamic, block_size):
     assert (memory.loc.double() - loc).norm() < 1e-3 * loc.norm()
 
 
+@pytest.mark.parametrize("block_size", [1, 8])
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_the_same_few_patterns_over_and_over_in_float32(block_size, sweeps):
+    """A precision of condition 1e9: the covariance stays positive definite, and no factorization fails."""
+    codes = torch.randn(5, 20).repeat(400, 1)
+    memory, writer = MatrixNormal(torch.randn(32, 20), torch.eye(32)), OnlineWriter(block_size, sweeps)
+    for some in codes.split(40):
+        memory = writer(some, memory, torch.tensor(0.03)).memory
+    assert (memory.scale_tril_row.diagonal() > 0).all()
+    assert memory.loc.isfinite().all()
+
+
 @pytest.mark.parametrize("sigma", [0.03, 0.3, 3.0])
 def test_ten_thousand_swept_writes_in_float32(sigma):
     """Write after write of 8 patterns, each with a sweep: precisions add up, within 1e-3 of float64."""

@@ -204,7 +204,8 @@ def test_bytes_are_binarized():
         assert batch.shape == (2, 4, 1, 6, 5)
         assert batch.dtype == torch.float32
         assert ((batch == 0) | (batch == 1)).all()
-    assert binarize(torch.tensor([[127, 128]], dtype=torch.uint8)).tolist() == [[[0.0, 1.0]]]
+    assert binarize(torch.tensor([[[127, 128]]], dtype=torch.uint8)).tolist() == [[[[0.0, 1.0]]]]
+    assert Episodes(torch.zeros(20, 3, 6, 5, dtype=torch.uint8), 4, 2)[0].shape == (2, 4, 3, 6, 5)
 
 
 def test_with_a_data_loader():

@@ -40,7 +40,7 @@ def test_sites(make_machine, patterns):
     assert model.nodes["pattern"]["is_observed"]
     assert model.nodes["pattern"]["fn"].batch_shape == (3, 8)
     assert model.nodes["pattern"]["fn"].event_shape == (1, 5, 7)
-    latent = set(guide.stochastic_nodes)
+    latent = set(guide.stochastic_nodes) - {"episode", "pattern_plate"}
     assert latent == {"memory", "address"}
 
 
@@ -414,7 +414,10 @@ def test_patterns_without_an_event_shape(patterns):
     [
         (lambda m: m(memory_prior=GaussianMemory(6, 9)), "codes of shape .* expected .* code size"),
         (lambda m: m(address_prior=GaussianAddress(5)), r"address_prior has event shape \(5,\); expected \(6,\)"),
-        (lambda m: m(memory_prior=dist.Normal(torch.zeros(6, 10), 1.0)), r"event shape \(\); expected .*to_event\(2\)"),
+        (
+            lambda m: m(memory_prior=dist.Normal(torch.zeros(6, 10), 1.0)),
+            r"batch shape \(6, 10\) and event shape \(\).*to_event",
+        ),
         (lambda m: m(code_scale=0.0), "code_scale is 0.0; expected a positive"),
         (lambda m: m(memory_prior=dist.Cauchy(torch.zeros(6, 10), 1.0).to_event(2)), "no finite mean and variance"),
         (lambda m: m().training_pair(memory_kl_weight=-1), "memory_kl_weight is -1"),
@@ -423,7 +426,7 @@ def test_patterns_without_an_event_shape(patterns):
         (lambda m: GaussianMemory(3, 3, -1.0), "positive"),
         (lambda m: GaussianAddress(0), "num_slots is 0"),
         (lambda m: m(memory_prior=dist.Normal(torch.zeros(3, 6, 10), 1.0).to_event(2)), r"batch shape \(3,\)"),
-        (lambda m: m(writer=lambda c, p, s: OnlineWriter()(c[:1], p, s)), r"writer returned .*\(1,\)"),
+        (lambda m: m(writer=lambda c, p, s: OnlineWriter()(c[:, :1], p, s)), r"writer returned .*\(3, 1, 6\)"),
         (lambda m: m(memory_prior=dist.Normal(torch.zeros(6, 10), 1.0).to_event(2)).double(), "dtype"),
         (lambda m: GaussianMemory(3, 3, math.inf), "finite positive"),
         (lambda m: OnlineWriter(0), "block_size is 0"),
@@ -454,7 +457,9 @@ def test_decoder_of_another_shape(make_machine, patterns, call):
 
 def test_reader_of_another_shape(make_machine, patterns):
     machine = make_machine(reader=lambda codes, memory, prior, scale: dist.Normal(codes, 1.0).to_event(1))
-    with pytest.raises(ValueError, match=r"reader returned batch and event shape \(1, 3, 8\), \(10,\)"):
+    with pytest.raises(
+        ValueError, match=r"reader returned batch and event shape \(3, 8\), \(10,\); expected \(1, 3, 8\)"
+    ):
         machine.bound(patterns)
 
 
