@@ -242,15 +242,10 @@ class KanervaMachine(nn.Module):
                 "least one episode of at least one pattern."
             )
         reference = self.log_code_scale
-        if patterns.dtype != reference.dtype:
+        if (patterns.dtype, patterns.device) != (reference.dtype, reference.device):
             raise ValueError(
-                f"{caller}: {name} have dtype {patterns.dtype}; expected {reference.dtype}, that of the machine. "
-                "Convert one of them with .to(dtype)."
-            )
-        if patterns.device != reference.device:
-            raise ValueError(
-                f"{caller}: {name} are on {patterns.device}; expected {reference.device}, where the machine is. "
-                "Move one of them with .to(device)."
+                f"{caller}: {name} have dtype {patterns.dtype} on {patterns.device}; expected {reference.dtype} on "
+                f"{reference.device}, as the machine. Convert one of them with .to(dtype) or .to(device)."
             )
         if torch.jit.is_tracing():  # a check on values would be burnt into the trace
             return patterns

@@ -151,7 +151,8 @@ def query(
     _check(num_steps, channel, tolerance)
     if observed is not None:
         observed = _check_observed(observed, cues)
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
+        memory_loc, cues = memory_loc.clone(), cues.clone()  # tensors of inference mode would have no gradients
         descent = _Descent(machine, memory_loc, cues, channel, observed)
         target = cues
         state = descent.evaluate(descent.address, target)

@@ -85,6 +85,14 @@ def test_queries_do_not_touch_gradients_or_parameters(make_machine, patterns):
     assert all(torch.equal(value, before[name]) for name, value in machine.state_dict().items())
 
 
+def test_query_in_inference_mode(make_machine, patterns):
+    machine = make_machine()
+    expected = machine.write(patterns).query(patterns, num_steps=2)
+    with torch.inference_mode():
+        retrieval = machine.write(patterns).query(patterns, num_steps=2)
+    assert torch.equal(retrieval.energy, expected.energy)
+
+
 def test_queries_are_independent(make_machine, patterns):
     memory = make_machine().double().write(patterns.double())
     cues = Flip(0.1)(patterns.double())
