@@ -10,6 +10,7 @@ import time
 import pyro
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
 from pyro_kanerva import Episodes, fit
 
@@ -113,6 +114,7 @@ def test_cue_channel_and_weights_are_used(make_machine, episodes):
             "light memory": {"memory_kl_weight": 0.1},
             "damaged cues": {"cue_channel": lambda x: 1 - x},
             "other noise": {"seed": 1},
+            "other loss": {"loss": Trace_ELBO(max_plate_nesting=2)},
         }.items()
     }
     assert len(set(losses.values())) == len(losses)
