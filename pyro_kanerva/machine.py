@@ -139,6 +139,11 @@ class KanervaMachine(nn.Module):
         # Two modules of equal name would share, or silently freeze, their parameters.
         self._key = f"kanerva_machine_{next(_instances)}"
 
+    def __getstate__(self) -> object:
+        for parameter in self.parameters():  # Pyro's store leaves weak references there, which cannot be pickled
+            vars(parameter).pop("unconstrained", None)
+        return super().__getstate__()  # type: ignore[no-untyped-call]
+
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and unpickled machines are new instances
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._name_in_param_store()
@@ -153,8 +158,6 @@ class KanervaMachine(nn.Module):
         """E as the encoder states it, or None."""
         shape = getattr(self.encoder, "event_shape", None)
         return None if shape is None else tuple(shape)
-
-    # ------------------------------------------------------------------ the Pyro programs
 
     @property
     def model(self) -> Program:
@@ -207,8 +210,6 @@ class KanervaMachine(nn.Module):
         store = pyro.get_param_store()
         for name in [name for name in store if name.startswith(f"{self._key}$$$")]:
             del store[name]
-
-    # ------------------------------------------------------------------ shared by programs, memory and bound
 
     def check_patterns(
         self, patterns: Tensor, caller: str, name: str = "patterns", event_shape: tuple[int, ...] | None = None
@@ -343,8 +344,6 @@ class KanervaMachine(nn.Module):
                 f"expected {tuple(batch)}, ({self.num_slots},)."
             )
         return result
-
-    # ------------------------------------------------------------------ use
 
     def write(self, patterns: Tensor, memory: Memory | None = None) -> Memory:
         """The posterior memory after writing ``patterns``, (B, T) + E or (T,) + E.

@@ -9,7 +9,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    JitTrace_ELBO,
+    Predictive,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+from pyro.infer.autoguide import AutoNormal
 
 from pyro_kanerva import (
     ExactReader,
@@ -193,6 +204,17 @@ def test_elbo_module_with_torch_optim(make_machine, patterns, local):
     assert unmoved(machine, before) == []
 
 
+def test_nuts_and_autoguides_take_the_model():
+    machine = KanervaMachine(MLPEncoder((3,), 2, 8), MLPDecoder(2, (3,), 8), memory_prior=GaussianMemory(2, 2))
+    x = (torch.rand(2, 4, 3) < 0.5).float()
+    mcmc = MCMC(NUTS(machine.model), num_samples=5, warmup_steps=5, disable_progbar=True)
+    mcmc.run(x)
+    assert mcmc.get_samples()["memory"].shape == (5, 2, 1, 2, 2)
+    assert mcmc.get_samples()["address"].shape == (5, 2, 4, 2)
+    svi = SVI(machine.model, AutoNormal(machine.model), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(max_plate_nesting=2))
+    assert math.isfinite(svi.step(x))
+
+
 def test_two_instances_train_side_by_side(make_machine, patterns):
     """The second machine of a process must not share, or silently freeze, the parameters of the first."""
     machines = [make_machine(), make_machine()]
@@ -214,6 +236,9 @@ def test_two_instances_train_side_by_side(make_machine, patterns):
 
 def test_deepcopy_and_pickle(make_machine, patterns):
     machine = make_machine()
+    svi = SVI(machine.model, machine.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(max_plate_nesting=2))
+    svi.step(patterns)
+    assert repr(pickle.loads(pickle.dumps(machine.write(patterns)))) == repr(machine.write(patterns))
     for other in (copy.deepcopy(machine), pickle.loads(pickle.dumps(machine))):
         torch.testing.assert_close(
             other.write(patterns).posterior.loc, machine.write(patterns).posterior.loc, rtol=0, atol=0
@@ -221,6 +246,9 @@ def test_deepcopy_and_pickle(make_machine, patterns):
         traces = [poutine.trace(m.guide).get_trace(patterns) for m in (machine, other)]
         names = [{n for n, s in trace.nodes.items() if s["type"] == "param"} for trace in traces]
         assert names[0].isdisjoint(names[1])
+    before = parameters_of(machine)
+    svi.step(patterns)  # and the original trains on
+    assert unmoved(machine, before) == []
 
 
 def test_float64(make_machine, patterns):
