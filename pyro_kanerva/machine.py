@@ -183,8 +183,8 @@ class KanervaMachine(nn.Module):
 
         :param autoencoder_weight: adds this times ``log p(x | decoder(encoder(x)))``, which keeps the
             decoder an inverse of the encoder. It is a factor of the guide, where the codes are at hand.
-        :param memory_kl_weight: multiplies KL(q(M) || p(M)); below 1 the memory keeps more information
-            for a lower bound.
+        :param memory_kl_weight: multiplies KL(q(M) || p(M)); below 1 the memory keeps more information,
+            at the price of a lower bound.
         :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``; still a
             valid guide.
         :raises ValueError: if a weight is negative.
