@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "evaluate a trained machine on its held-out images")
     for sub in (train, evaluate):
         sub.add_argument_group("evaluation").add_argument(
-            "--recall-episodes", type=int, default=32, help="held-out episodes that are recalled from damaged cues"
+            "--recall-episodes", type=int, default=16, help="held-out episodes that are recalled from damaged cues"
         )
 
     query = add("query", _query, "store an episode of held-out images, and recall it from damaged cues")
