@@ -58,6 +58,8 @@ def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "
     try:
         content = torch.load(file, map_location=device, weights_only=True)
         found, version = content["kind"], content["version"]
+        known = (found, version) == (wanted, VERSION)
+        header, state = (json.loads(content["header"]), content["state"]) if known else ({}, None)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "
@@ -68,9 +70,9 @@ def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "
             f"{path} is not a whole {wanted} file; it may be cut off or of another program. Use another copy, or "
             f"write it anew. ({type(error).__name__})"
         ) from error
-    if (found, version) != (wanted, VERSION):
+    if not known:
         raise ValueError(
             f"{path} is a file of kind {found!r}, version {version}; expected {wanted!r}, version {VERSION}. Pass "
             "a file of that kind, or write it anew with this version of pyro_kanerva."
         )
-    return json.loads(content["header"]), content["state"]
+    return header, state

@@ -167,15 +167,23 @@ def _build(config: dict[str, Any], event_shape: Sequence[int], device: torch.dev
     return machine.to(device)
 
 
+def _config(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        config = {}
+    except FileNotFoundError:
+        raise ValueError(f"{run} holds no run; make one with: pyro-kanerva train --run {run}") from None
+    if set(config) != set(_CONFIG):
+        raise ValueError(f"{path} is broken or of another version; restore it, or train anew in another folder.")
+    return config
+
+
 def _open(options: argparse.Namespace) -> tuple[dict[str, Any], KanervaMachine, Tensor, torch.device]:
     """Configuration, trained machine, held-out images and device of a run."""
     device = _device(options.device)
-    try:
-        config = json.loads((options.run / "config.json").read_text())
-    except json.JSONDecodeError:
-        raise ValueError(f"{options.run / 'config.json'} is broken; restore it, or train anew.") from None
-    except FileNotFoundError:
-        raise ValueError(f"{options.run} holds no run; make one with: pyro-kanerva train --run {options.run}") from None
+    config = _config(options.run)
     images = _images(config)[1]
     machine = _build(config, (1, *images.shape[1:]), device)
     path = options.run / "checkpoint.pt"
@@ -200,10 +208,10 @@ def _train(options: argparse.Namespace) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     path = options.run / "config.json"
     if options.resume:
-        stored = json.loads(path.read_text())
+        stored = _config(options.run)
         changed = [name for name, value in config.items() if value != stored[name]]
         if changed:
-            told = "; ".join(f"{name} was {stored.get(name)}, now {config[name]}" for name in changed)
+            told = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the arguments of the run: {told}. Pass the same.")
     elif not (options.run / "checkpoint.pt").exists():  # else fit complains
         _files.write_text(path, json.dumps(config, indent=2))
@@ -221,7 +229,7 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint_every=options.checkpoint_every,
     )
     if result.interrupted:
-        print(f"Stopped after step {result.num_steps}; go on with the same command and --resume.")
+        print(f"Stopped after step {len(result.losses)}; go on with the same command and --resume.")
         return
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _report(options, config, machine, test, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -264,8 +264,7 @@ class KanervaMachine(nn.Module):
 
         :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
         """
-        remedy = "Build the encoder for patterns of this shape."
-        codes = _apply("encoder", self.encoder, patterns.flatten(0, 1), remedy)
+        codes = _apply("encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape.")
         expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
         if tuple(codes.shape) != expected:
             raise ValueError(
@@ -277,7 +276,7 @@ class KanervaMachine(nn.Module):
                 "The encoder returned NaN or infinite codes. If training diverged, lower the learning rate and "
                 "resume from an earlier checkpoint."
             )
-        return cast(Tensor, codes.unflatten(0, patterns.shape[:2]))
+        return codes.reshape(*patterns.shape[:2], self.code_size)
 
     def predict(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
         """The likelihood of patterns at ``codes`` (..., C): a distribution of the entries, (...) + E.
@@ -285,28 +284,32 @@ class KanervaMachine(nn.Module):
         :raises ValueError: if the decoder cannot take codes of this size, or the likelihood of its output
             is not one of patterns of ``event_shape``.
         """
+        return self._likelihood_of(self._decoder_output(codes), (*codes.shape[:-1], *event_shape))
+
+    def _decoder_output(self, codes: Tensor) -> Tensor:
         remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
         output = _apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
-        entries = self.likelihood(output.reshape(*codes.shape[:-1], *output.shape[1:]))
-        expected = (*codes.shape[:-1], *event_shape)
-        if tuple(entries.batch_shape + entries.event_shape) != expected:
-            raise ValueError(
-                f"Decoder and likelihood give patterns of shape {tuple(entries.batch_shape + entries.event_shape)}; "
-                f"expected {expected}, with event shape {tuple(event_shape)}. Build the decoder for it."
-            )
+        return output.reshape(*codes.shape[:-1], *output.shape[1:])
+
+    def _likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
+        entries = self.likelihood(output)
+        shape = tuple(entries.batch_shape + entries.event_shape)
+        if shape != expected:
+            raise ValueError(f"Decoder and likelihood give shape {shape}; expected {expected}, that of the patterns.")
         return entries
 
     def decode(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
         """:meth:`predict` with the dimensions of a pattern declared as event: batch (...), event E.
 
-        :raises ValueError: as :meth:`predict`, and if the prediction is NaN or infinite.
+        :raises ValueError: as :meth:`predict`, and if the decoder's output is NaN or infinite.
         """
-        entries = self.predict(codes, event_shape)
-        if not torch.jit.is_tracing() and not bool(entries.mean.isfinite().all()):
+        output = self._decoder_output(codes)
+        if not torch.jit.is_tracing() and not bool(output.isfinite().all()):
             raise ValueError(
                 "The decoder returned NaN or infinite values. If training diverged, lower the learning rate and resume "
                 "from an earlier checkpoint."
             )
+        entries = self._likelihood_of(output, (*codes.shape[:-1], *event_shape))
         return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
 
     def write_codes(self, codes: Tensor, prior: dist.TorchDistribution | None = None) -> WriteResult:

@@ -28,12 +28,11 @@ _BOUND_EVERY = 25  # steps between two readings of the bound
 class FitResult(NamedTuple):
     """What :func:`fit` did.
 
-    ``losses``: of every step since the start, also those before a resume, in nats per pattern; ``num_steps``:
-    how many; ``interrupted``: stopped by Ctrl-C before the last one.
+    ``losses``: of every step since the start, also those before a resume, in nats per pattern;
+    ``interrupted``: stopped by Ctrl-C before the last one.
     """
 
     losses: list[float]
-    num_steps: int
     interrupted: bool
 
 
@@ -149,7 +148,7 @@ def fit(
                 save()
     save()
     machine.release()
-    return FitResult(losses, len(losses), len(losses) < num_steps)
+    return FitResult(losses, len(losses) < num_steps)
 
 
 def _schedule(step: int, num_steps: int) -> float:

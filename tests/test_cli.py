@@ -90,6 +90,14 @@ def test_an_existing_run_is_not_overwritten(data, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize("content", ["{", '{"data": "glyphs"}'])
+def test_broken_configuration(data, tmp_path, capsys, content):
+    (tmp_path / "config.json").write_text(content)
+    assert main(["query", "--run", str(tmp_path)]) == 1
+    assert train(data, tmp_path, "--resume") == 1
+    assert capsys.readouterr().err.count("config.json is broken or of another version") == 2
+
+
 def test_training_does_not_depend_on_the_global_seed(data, tmp_path):
     losses = []
     for seed in (1, 2):

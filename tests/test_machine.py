@@ -352,6 +352,18 @@ def test_normal_likelihood():
         machine.write(x).query(x)
 
 
+def test_a_likelihood_without_a_mean():
+    """Class labels have no mean; that is no reason to refuse what the decoder returned."""
+    machine = KanervaMachine(
+        MLPEncoder((9,), 4, 16),
+        MLPDecoder(4, (9, 5), 16),
+        memory_prior=GaussianMemory(3, 4),
+        likelihood=lambda logits: dist.Categorical(logits=logits),
+    )
+    bound = machine.bound(torch.randint(0, 5, (2, 6, 9)).float()).bound
+    assert bound.isfinite().all()
+
+
 # ---------------------------------------------------------------------- is the bound a bound?
 
 
@@ -466,7 +478,7 @@ def test_decoder_of_another_shape(make_machine, patterns, call):
     machine = make_machine()
     machine.decoder = MLPDecoder(10, (1, 1, 7))
     program = machine.training_pair()[1] if call == "guide" else getattr(machine, call)
-    with pytest.raises(ValueError, match=r"patterns of shape \(.*1, 1, 7\); expected .*event shape \(1, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"give shape \(.*1, 1, 7\); expected \(.*1, 5, 7\), that of the patterns"):
         program(patterns)
     machine.decoder = MLPDecoder(9, (1, 5, 7))
     with pytest.raises(ValueError, match=r"decoder failed on a tensor of shape .*code_size 10"):

@@ -131,6 +131,12 @@ def test_bad_files(make_machine, patterns, tmp_path, monkeypatch):
     torch.save({"kind": "pyro_kanerva memory", "version": 99, "header": "{}", "state": {}}, path)
     with pytest.raises(ValueError, match="version 99; expected 'pyro_kanerva memory', version 1"):
         Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva memory", "version": 1}, path)
+    with pytest.raises(ValueError, match="not a whole pyro_kanerva memory file"):
+        Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva memory", "version": 2, "other": "layout"}, path)
+    with pytest.raises(ValueError, match="version 2; expected"):
+        Memory.load(path, machine)
     torch.save({"kind": "pyro_kanerva checkpoint", "version": 1, "header": "{}", "state": {}}, path)
     with pytest.raises(ValueError, match="of kind 'pyro_kanerva checkpoint'"):
         Memory.load(path, machine)

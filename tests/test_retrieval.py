@@ -103,7 +103,7 @@ def test_queries_are_independent(make_machine, patterns):
 
 
 def test_the_channel_helps():
-    """A machine trained for a moment on bars: the query with the channel mends half of what is wrong."""
+    """A machine trained for a moment on bars: the query with the channel mends most of what is wrong."""
     torch.manual_seed(0)
     rows = torch.zeros(64, 1, 8, 8)
     for index in range(64):  # one horizontal and one vertical bar
@@ -118,7 +118,7 @@ def test_the_channel_helps():
     cues = channel(patterns, torch.Generator().manual_seed(0))
     retrieval = machine.write(patterns).query(cues, channel=channel)
     before, after = ((x != patterns).float().mean() for x in (retrieval.patterns[0], retrieval.patterns[-1]))
-    assert after < 0.5 * before
+    assert after < 0.4 * before
     for told in (None, channel):  # and the energy never rises for a trained machine either
         assert (machine.write(patterns).query(cues, num_steps=20, channel=told).energy.diff(dim=0) <= 0).all()
 
