@@ -1,26 +1,27 @@
 r"""Channels: how a cue c comes from a pattern x, p(c | x).
 
 A channel damages patterns, and tells what a cue says about an entry that the memory predicts: the
-posterior p(x | c) and the evidence log p(c), exact, entry by entry.
+posterior p(x | c) and the evidence log p(c), exact, entry by entry. Two methods make a channel of your
+own, see :class:`Channel`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, one_hot
+
+_Distribution = TypeVar("_Distribution", bound=dist.TorchDistribution)
 
 
 @runtime_checkable
 class Channel(Protocol):
-    """What a query needs of a channel."""
-
-    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Damaged copies of ``patterns``, of equal shape."""
+    """What a query needs of a channel; ``prediction`` has the shape of the cues or more dimensions on the left."""
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
         """p(x | c) of every entry, for x ~ ``prediction``."""
@@ -29,7 +30,66 @@ class Channel(Protocol):
         """log p(c) of every entry in nats, for x ~ ``prediction``."""
 
 
-class Flip:
+@runtime_checkable
+class Fittable(Protocol):
+    """A channel whose level is estimated from the cues: :class:`UnknownLevel`, or one that holds it."""
+
+    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Channel:
+        """The channel at its most likely level, one for all entries along ``dims`` that are ``observed``."""
+
+
+def _expect(channel: object, prediction: dist.TorchDistribution, kind: type[_Distribution]) -> _Distribution:
+    if not isinstance(prediction, kind):
+        raise ValueError(
+            f"{channel!r} damages entries of a {kind.__name__} likelihood; this one is {type(prediction).__name__}. "
+            "Choose a channel that fits the likelihood."
+        )
+    return prediction
+
+
+def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
+
+
+def _mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
+    observed = observed.expand(values.shape)
+    return (values * observed).sum(dims, keepdim=True) / observed.sum(dims, keepdim=True).clamp(min=1)
+
+
+class _Mixture:
+    """A level p in (0, 1): an entry comes through with probability 1 - p, else something else happens to it."""
+
+    def __init__(self, p: float | Tensor) -> None:
+        level = torch.as_tensor(p, dtype=torch.float64)
+        if not bool(((level > 0) & (level < 1)).all()):
+            raise ValueError(f"{type(self).__name__}: p is {p}; expected a probability in (0, 1).")
+        #: The level, a number; or of every query, as :meth:`UnknownLevel.fit` finds it.
+        self.p = p
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.p})"
+
+    def _logs(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """log (1 - p) and log p; in float64 until the end, for the sake of tiny p."""
+        level = torch.as_tensor(self.p, dtype=torch.float64)
+        return (-level).log1p().to(like), level.log().to(like)
+
+    def _with_level(self, p: Tensor) -> _Mixture:
+        return type(self)(p)
+
+    def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(damaged | c) / p(not damaged | c) of every entry."""
+        raise NotImplementedError
+
+    def _refit(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> _Mixture:
+        """The M-step: p becomes the expected share of damaged entries."""
+        damaged = self._log_odds_of_damage(cues, prediction).sigmoid()
+        return self._with_level(_mean_of_observed(damaged, observed, dims).clamp(1e-4, 1 - 1e-4))
+
+
+class Flip(_Mixture):
     r"""Binary entries, each flipped with probability p: ``p(c | x) = 1 - p if c == x else p``.
 
     :param p: probability of a flip, in (0, 1).
@@ -40,13 +100,15 @@ class Flip:
         logit p(x = 1 | c) = l + s log((1 - p) / p),    p(c) = (1 - p) sigmoid(s l) + p sigmoid(-s l)
     """
 
-    def __init__(self, p: float) -> None:
-        if not 0 < p < 1:
-            raise ValueError(f"{type(self).__name__}: p is {p}; expected a probability in (0, 1).")
-        self.p = self.flip_probability = float(p)
+    @property
+    def flip_probability(self) -> float | Tensor:
+        """How likely a cue's entry differs from that of the pattern."""
+        return self.p
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.p})"
+    def _flips(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """log (1 - f) and log f for the probability f of a flip."""
+        f = torch.as_tensor(self.flip_probability, dtype=torch.float64)
+        return (-f).log1p().to(like), f.log().to(like)
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of binary ``patterns``, of equal shape; ``generator`` lives on their device.
@@ -55,21 +117,24 @@ class Flip:
         """
         if bool(((patterns != 0) & (patterns != 1)).any()):
             raise ValueError(f"{self!r}: patterns have entries other than 0 and 1. Binarize them before.")
-        noise = torch.rand(patterns.shape, generator=generator, device=patterns.device)
-        return torch.where(noise < self.flip_probability, 1 - patterns, patterns)
+        return torch.where(_uniform(patterns, generator) < self._flips(patterns)[1].exp(), 1 - patterns, patterns)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Bernoulli:
-        """p(x | c) of every entry, for x ~ ``prediction``, a ``Bernoulli`` of the cues' shape."""
-        log_odds = math.log1p(-self.flip_probability) - math.log(self.flip_probability)
-        return dist.Bernoulli(logits=prediction.logits + (2 * cues - 1) * log_odds, validate_args=False)
+        """p(x | c) of every entry, for x ~ ``prediction``, a ``Bernoulli``."""
+        logits = _expect(self, prediction, dist.Bernoulli).logits
+        stays, flips = self._flips(logits)
+        return dist.Bernoulli(logits=logits + (2 * cues - 1) * (stays - flips), validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Bernoulli`` of the cues' shape."""
-        agreeing = (2 * cues - 1) * prediction.logits  # log-odds of x == c
-        return torch.logaddexp(
-            logsigmoid(agreeing) + math.log1p(-self.flip_probability),
-            logsigmoid(-agreeing) + math.log(self.flip_probability),
-        )
+        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Bernoulli``."""
+        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits  # log-odds of x == c
+        stays, flips = self._flips(agreeing)
+        return torch.logaddexp(logsigmoid(agreeing) + stays, logsigmoid(-agreeing) + flips)
+
+    def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
+        stays, flips = self._logs(agreeing)
+        return flips - stays - agreeing
 
 
 class SaltAndPepper(Flip):
@@ -79,6 +144,254 @@ class SaltAndPepper(Flip):
     :raises ValueError: if p is outside (0, 1).
     """
 
-    def __init__(self, p: float) -> None:
+    @property
+    def flip_probability(self) -> float | Tensor:
+        """Half of p."""
+        return self.p / 2
+
+    def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
+        stays, replaced = self._logs(agreeing)
+        return replaced - math.log(2) - stays - logsigmoid(agreeing)
+
+
+class Replace(_Mixture):
+    r"""Entries of n classes, each replaced with probability p by one of the n, all alike.
+
+    ``p(c | x) = (1 - p) [c == x] + p / n``, so that ``p(c) = (1 - p) pi_c + p / n`` for ``x ~ Categorical(pi)``.
+
+    :param p: probability of a replacement, in (0, 1).
+    :param num_classes: n, for damaging patterns; ``None`` takes the largest class among them, plus 1.
+        Queries take it from the likelihood.
+    :raises ValueError: if p is outside (0, 1), or ``num_classes < 2``.
+    """
+
+    def __init__(self, p: float | Tensor, num_classes: int | None = None) -> None:
         super().__init__(p)
-        self.flip_probability = self.p / 2
+        if num_classes is not None and num_classes < 2:
+            raise ValueError(f"Replace: num_classes is {num_classes}; expected at least 2.")
+        self.num_classes = num_classes
+
+    def _with_level(self, p: Tensor) -> Replace:
+        return Replace(p, self.num_classes)
+
+    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Damaged copies of ``patterns`` of classes, of equal shape; ``generator`` lives on their device.
+
+        :raises ValueError: if the patterns hold other numbers than classes.
+        """
+        num_classes = int(patterns.max()) + 1 if self.num_classes is None else self.num_classes
+        if bool(((patterns < 0) | (patterns >= num_classes) | (patterns != patterns.round())).any()):
+            raise ValueError(f"{self!r}: patterns have entries other than the classes 0 ... {num_classes - 1}.")
+        other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)
+        return torch.where(_uniform(patterns, generator) < self._logs(patterns)[1].exp(), other, patterns)
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Categorical:
+        """p(x | c) of every entry, for x ~ ``prediction``, a ``Categorical``."""
+        logits = _expect(self, prediction, dist.Categorical).logits
+        stays, replaced = (log.unsqueeze(-1) if log.dim() else log for log in self._logs(logits))
+        number = logits.shape[-1]
+        replaced = replaced - math.log(number)
+        gain = torch.logaddexp(stays, replaced) - replaced  # of the class that the cue shows
+        return dist.Categorical(logits=logits + gain * one_hot(cues.long(), number), validate_args=False)
+
+    def _agreement(self, cues: Tensor, prediction: dist.TorchDistribution) -> tuple[Tensor, int]:
+        """log pi_c of every entry, and n."""
+        logits = _expect(self, prediction, dist.Categorical).logits
+        index = cues.long().expand(logits.shape[:-1]).unsqueeze(-1)
+        return logits.gather(-1, index).squeeze(-1), logits.shape[-1]
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Categorical``."""
+        agreeing, number = self._agreement(cues, prediction)
+        stays, replaced = self._logs(agreeing)
+        return torch.logaddexp(stays + agreeing, replaced - math.log(number))
+
+    def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        agreeing, number = self._agreement(cues, prediction)
+        stays, replaced = self._logs(agreeing)
+        return replaced - math.log(number) - stays - agreeing
+
+
+class GaussianNoise:
+    r"""Real entries plus noise: ``c ~ Normal(x, scale)``.
+
+    For a prediction ``x ~ Normal(m, s)``: ``p(c) = Normal(m, sqrt(s^2 + scale^2))``, and p(x | c) has the
+    precision ``1 / s^2 + 1 / scale^2``.
+
+    :param scale: a positive standard deviation.
+    :raises ValueError: if ``scale`` is not positive.
+    """
+
+    def __init__(self, scale: float | Tensor) -> None:
+        value = torch.as_tensor(scale)
+        if not bool(((value > 0) & value.isfinite()).all()):
+            raise ValueError(f"GaussianNoise: scale is {scale}; expected a positive standard deviation.")
+        #: The standard deviation, a number; or of every query, as :meth:`UnknownLevel.fit` finds it.
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"GaussianNoise({self.scale})"
+
+    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
+        noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
+        return patterns + self.scale * noise
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal:
+        """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal``."""
+        prediction = _expect(self, prediction, dist.Normal)
+        prior, noise = prediction.scale**2, self.scale**2
+        loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))
+        return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal``."""
+        prediction = _expect(self, prediction, dist.Normal)
+        scale = (prediction.scale**2 + self.scale**2) ** 0.5
+        return dist.Normal(prediction.loc, scale, validate_args=False).log_prob(cues)
+
+    def _refit(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> GaussianNoise:
+        """The M-step: the variance becomes E[(c - x)^2]."""
+        posterior = self.posterior(cues, prediction)
+        squared = (cues - posterior.loc) ** 2 + posterior.scale**2
+        return GaussianNoise(_mean_of_observed(squared, observed, dims).clamp(min=1e-10).sqrt())
+
+
+class Occlusion:
+    """Entries that are hidden, or come through unharmed, for every likelihood.
+
+    :param visible: bool, broadcastable to the patterns; False entries are hidden and carry no evidence.
+    :raises ValueError: if ``visible`` is not a bool tensor.
+    """
+
+    def __init__(self, visible: Tensor) -> None:
+        self.visible = _check_mask("Occlusion", "visible", visible)
+
+    def __repr__(self) -> str:
+        return f"Occlusion(visible of shape {tuple(self.visible.shape)})"
+
+    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Copies of ``patterns`` with 0 where they are hidden."""
+        return torch.where(_broadcast(self, self.visible, patterns), patterns, 0.0)
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
+        """The cue where it is visible, else ``prediction``."""
+        visible = _broadcast(self, self.visible, cues).expand(prediction.batch_shape)
+        seen = dist.Delta(cues.expand(visible.shape), validate_args=False)
+        return dist.MaskedMixture(visible, prediction.expand(visible.shape), seen, validate_args=False)
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(x = c) of every entry that is visible, in nats, else 0."""
+        return torch.where(_broadcast(self, self.visible, cues), prediction.log_prob(cues), 0.0)
+
+
+class Where:
+    """Different damage of different entries: ``channel`` where ``mask``, else ``other``; they may be nested.
+
+    :param mask: bool, broadcastable to the patterns.
+    :raises ValueError: if ``mask`` is not a bool tensor.
+    """
+
+    def __init__(self, mask: Tensor, channel: Channel, other: Channel) -> None:
+        self.mask, self.channel, self.other = _check_mask("Where", "mask", mask), channel, other
+
+    def __repr__(self) -> str:
+        return f"Where(mask of shape {tuple(self.mask.shape)}, {self.channel!r}, {self.other!r})"
+
+    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Damaged copies of ``patterns``; both channels must be able to damage."""
+        one, other = (cast("Callable[..., Tensor]", part)(patterns, generator) for part in (self.channel, self.other))
+        return torch.where(_broadcast(self, self.mask, patterns), one, other)
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
+        """p(x | c) of every entry under its channel."""
+        mask = _broadcast(self, self.mask, cues).expand(prediction.batch_shape)
+        other, one = (part.posterior(cues, prediction) for part in (self.other, self.channel))
+        return dist.MaskedMixture(mask, other, one, validate_args=False)
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(c) of every entry in nats, under its channel."""
+        one, other = (part.log_evidence(cues, prediction) for part in (self.channel, self.other))
+        return torch.where(_broadcast(self, self.mask, cues), one, other)
+
+    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Where:
+        """Both channels at their most likely levels, each from its own entries."""
+        mask = _broadcast(self, self.mask, cues)
+        parts = ((self.channel, observed & mask), (self.other, observed & ~mask))
+        return Where(self.mask, *(fit(part, cues, prediction, seen, dims) for part, seen in parts))
+
+
+class UnknownLevel:
+    r"""A channel whose level nobody knows: each query takes the most likely one.
+
+    ::
+
+        memory.query(cues, channel=UnknownLevel(SaltAndPepper(0.2)))
+
+    The energy of a query is then ``min_p -log p(c | w, M, p) - log p(w)``. The level is found by
+    expectation maximization with exact steps, for which the decoder is not needed again: p becomes the
+    expected share of damaged entries, a variance the expected squared difference.
+
+    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`; its
+        level is where the search starts.
+    :param num_iterations: of expectation maximization.
+    :raises ValueError: if the channel has no level, or ``num_iterations < 1``.
+    """
+
+    def __init__(self, channel: _Mixture | GaussianNoise, num_iterations: int = 20) -> None:
+        if not isinstance(channel, _Mixture | GaussianNoise):
+            raise ValueError(
+                f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace or GaussianNoise."
+            )
+        if num_iterations < 1:
+            raise ValueError(f"UnknownLevel: num_iterations is {num_iterations}; expected at least 1.")
+        self.channel, self.num_iterations = channel, num_iterations
+
+    def __repr__(self) -> str:
+        return f"UnknownLevel({self.channel!r})"
+
+    @torch.no_grad()
+    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Channel:
+        """The channel at its most likely level, one for all entries along ``dims`` that are ``observed``."""
+        channel = self.channel
+        for _ in range(self.num_iterations):
+            channel = channel._refit(cues, prediction, observed, dims)
+        return cast("Channel", channel)
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
+        """p(x | c) at the most likely level of each cue; the first two dimensions of the cues tell them apart."""
+        return self._fit_each(cues, prediction).posterior(cues, prediction)
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(c) at the most likely level of each cue, in nats."""
+        return self._fit_each(cues, prediction).log_evidence(cues, prediction)
+
+    def _fit_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
+        observed = torch.ones_like(cues, dtype=torch.bool)
+        return self.fit(cues, prediction, observed, tuple(range(2 - cues.dim(), 0)))
+
+
+def fit(
+    channel: Channel, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+) -> Channel:
+    """``channel`` itself, or at its most likely level where that is unknown."""
+    return channel.fit(cues, prediction, observed, dims) if isinstance(channel, Fittable) else channel
+
+
+def _check_mask(owner: str, name: str, mask: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise ValueError(f"{owner}: {name} is {getattr(mask, 'dtype', type(mask))}; expected a tensor of torch.bool.")
+    return mask
+
+
+def _broadcast(channel: object, mask: Tensor, patterns: Tensor) -> Tensor:
+    try:
+        return mask.to(patterns.device).expand(patterns.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{channel!r}: the mask does not broadcast to the patterns' shape {tuple(patterns.shape)}. Give it the "
+            "shape of a pattern."
+        ) from None

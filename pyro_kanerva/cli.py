@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--held-out", type=int, help="images held out for the evaluation, a random split; default: a quarter"
     )
+    data.add_argument(
+        "--held-out-where",
+        metavar="NAME=VALUE",
+        help="hold out the images of an .npz file whose integer label NAME is VALUE, for example split=1",
+    )
     data.add_argument("--episode-length", type=int, default=32, help="patterns stored in one memory, T")
     data.add_argument("--batch-size", type=int, default=8, help="episodes in a training step, B")
     machine = train.add_argument_group("machine")
@@ -115,7 +120,18 @@ def _parser() -> argparse.ArgumentParser:
 # ---------------------------------------------------------------------- parts of a run
 
 _CONFIG = (
-    *("data", "held_out", "episode_length", "batch_size", "slots", "code_size", "width", "block_size", "sweeps"),
+    *(
+        "data",
+        "held_out",
+        "held_out_where",
+        "episode_length",
+        "batch_size",
+        "slots",
+        "code_size",
+        "width",
+        "block_size",
+        "sweeps",
+    ),
     *("code_scale", "steps", "learning_rate", "autoencoder_weight", "memory_kl_weight", "seed"),
 )
 
@@ -132,15 +148,30 @@ def _device(name: str) -> torch.device:
 def _images(config: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Training and held-out images."""
     if config["data"] == "glyphs":
-        if config["held_out"] is not None:
+        if config["held_out"] is not None or config["held_out_where"] is not None:
             raise ValueError("--held-out goes with --data PATH; the glyphs are split by character.")
         return glyphs("train").images, glyphs("test").images
+    if config["held_out_where"] is not None:
+        return _split_by_label(config["data"], config["held_out_where"], config["held_out"])
     images = load_images(config["data"]).images
     held_out = len(images) // 4 if config["held_out"] is None else config["held_out"]
     if not 0 < held_out < len(images):
         raise ValueError(f"--held-out is {held_out}; expected 1 to {len(images) - 1}, fewer than there are images.")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config["seed"]))
     return images[order[held_out:]], images[order[:held_out]]
+
+
+def _split_by_label(data: str, where: str, held_out: int | None) -> tuple[Tensor, Tensor]:
+    if held_out is not None:
+        raise ValueError("--held-out and --held-out-where are two ways to hold images out; pass one of them.")
+    name, _, value = where.partition("=")
+    if not value.lstrip("-").isdigit():
+        raise ValueError(f"--held-out-where is {where}; expected NAME=VALUE with an integer VALUE, as in split=1.")
+    images, labels = load_images(data, name)
+    chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)
+    if not 0 < int(chosen.sum()) < len(images):
+        raise ValueError(f"--held-out-where {where} holds out {int(chosen.sum())} of {len(images)} images.")
+    return images[~chosen], images[chosen]
 
 
 def _held_out(config: dict[str, Any], images: Tensor, most: int | None = None) -> Episodes:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva import programs
-from pyro_kanerva.likelihoods import BernoulliLikelihood
+from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, gaussian_memory
+from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, divergence, gaussian_memory
 from pyro_kanerva.programs import Program
 from pyro_kanerva.readers import ExactReader
 from pyro_kanerva.writers import OnlineWriter, WriteResult
@@ -257,6 +257,12 @@ class KanervaMachine(nn.Module):
                 f"{caller}: {name} have entries other than 0 and 1; the Bernoulli likelihood expects binary "
                 "patterns. Binarize them, for example (patterns > 0.5).float(), or use NormalLikelihood."
             )
+        if isinstance(self.likelihood, CategoricalLikelihood):
+            number = self.likelihood.num_classes
+            if bool(((patterns < 0) | (patterns >= number) | (patterns != patterns.round())).any()):
+                raise ValueError(
+                    f"{caller}: {name} have entries other than the classes 0 ... {number - 1} of the likelihood."
+                )
         return patterns
 
     def encode(self, patterns: Tensor) -> Tensor:
@@ -284,14 +290,16 @@ class KanervaMachine(nn.Module):
         :raises ValueError: if the decoder cannot take codes of this size, or the likelihood of its output
             is not one of patterns of ``event_shape``.
         """
-        return self._likelihood_of(self._decoder_output(codes), (*codes.shape[:-1], *event_shape))
+        return self.likelihood_of(self.decoder_output(codes), (*codes.shape[:-1], *event_shape))
 
-    def _decoder_output(self, codes: Tensor) -> Tensor:
+    def decoder_output(self, codes: Tensor) -> Tensor:
+        """What the decoder makes of ``codes`` (..., C): the parameters that the likelihood expects, (...) + theirs."""
         remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
         output = _apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
-    def _likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
+    def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
+        """The likelihood of the decoder's ``output``, checked to be one of entries of shape ``expected``."""
         entries = self.likelihood(output)
         shape = tuple(entries.batch_shape + entries.event_shape)
         if shape != expected:
@@ -303,13 +311,13 @@ class KanervaMachine(nn.Module):
 
         :raises ValueError: as :meth:`predict`, and if the decoder's output is NaN or infinite.
         """
-        output = self._decoder_output(codes)
+        output = self.decoder_output(codes)
         if not torch.jit.is_tracing() and not bool(output.isfinite().all()):
             raise ValueError(
                 "The decoder returned NaN or infinite values. If training diverged, lower the learning rate and resume "
                 "from an earlier checkpoint."
             )
-        entries = self._likelihood_of(output, (*codes.shape[:-1], *event_shape))
+        entries = self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
         return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
 
     def write_codes(self, codes: Tensor, prior: dist.TorchDistribution | None = None) -> WriteResult:
@@ -354,16 +362,32 @@ class KanervaMachine(nn.Module):
         :param memory: an earlier result to continue from; by default the memory prior.
         :raises ValueError: if the patterns do not fit the machine or the memory.
         """
-        from pyro_kanerva.memory import Memory
-
         if memory is not None:
             if memory.machine is not self:
                 raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
             return memory.write(patterns)
         patterns = self.check_patterns(patterns, "write()")
-        with torch.no_grad():
-            prior = gaussian_memory(as_distribution(self.memory_prior)).expand(patterns.shape[:1])
-        return Memory(self, prior, tuple(patterns.shape[2:])).write(patterns)
+        return self._prior_memory(patterns.shape[0], tuple(patterns.shape[2:])).write(patterns)
+
+    def prior_memory(self, num_episodes: int = 1) -> Memory:
+        """B memories in which nothing is stored, q(M) = p(M) or the Gaussian that stands for it.
+
+        :raises ValueError: if ``num_episodes < 1``, or the encoder does not state its ``event_shape``.
+        """
+        if num_episodes < 1:
+            raise ValueError(f"prior_memory(): num_episodes is {num_episodes}; expected at least 1.")
+        if self.event_shape is None:
+            raise ValueError(
+                "prior_memory(): the encoder has no attribute event_shape, the shape of a pattern; set it."
+            )
+        return self._prior_memory(num_episodes, self.event_shape)
+
+    @torch.no_grad()
+    def _prior_memory(self, num_episodes: int, event_shape: tuple[int, ...]) -> Memory:
+        from pyro_kanerva.memory import Memory
+
+        prior = gaussian_memory(as_distribution(self.memory_prior)).expand((num_episodes,))
+        return Memory(self, prior, event_shape)
 
     def bound(self, patterns: Tensor, num_particles: int = 1) -> Bound:
         """The evidence lower bound, term by term, with M and w sampled from the guide.
@@ -386,14 +410,7 @@ class KanervaMachine(nn.Module):
         reconstruction = self.decode(address @ memory, tuple(patterns.shape[2:])).log_prob(patterns)
         return Bound(
             reconstruction.mean((0, -1)),
-            _kl(reader, as_distribution(self.address_prior), address).expand(reconstruction.shape).mean((0, -1)),
-            _kl(posterior, as_distribution(self.memory_prior), memory).expand(reconstruction.shape[:-1]).mean(0)
+            divergence(reader, as_distribution(self.address_prior), address).expand(reconstruction.shape).mean((0, -1)),
+            divergence(posterior, as_distribution(self.memory_prior), memory).expand(reconstruction.shape[:-1]).mean(0)
             / patterns.shape[1],
         )
-
-
-def _kl(q: dist.TorchDistribution, p: dist.TorchDistribution, value: Tensor) -> Tensor:
-    try:
-        return torch.distributions.kl_divergence(q, p)
-    except NotImplementedError:
-        return q.log_prob(value) - p.log_prob(value)

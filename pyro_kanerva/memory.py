@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_kanerva import _files
+from pyro_kanerva.channels import Channel, fit
+from pyro_kanerva.energies import Energy, PointEnergy
+from pyro_kanerva.likelihoods import expected_and_mode
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import as_distribution
 
 if TYPE_CHECKING:
-    from pyro_kanerva.channels import Channel
     from pyro_kanerva.machine import KanervaMachine
     from pyro_kanerva.retrieval import Retrieval
+    from pyro_kanerva.sampling import Draws
 
 
 class WriteRecord(NamedTuple):
@@ -90,44 +95,163 @@ class Memory:
         channel: Channel | None = None,
         observed: Tensor | None = None,
         tolerance: float = 0.0,
+        energy: Energy | None = None,
+        matrix: Tensor | None = None,
     ) -> Retrieval:
         """Recall the stored patterns that ``cues`` come from, by alternating posterior queries.
 
-        :param cues: binary patterns (B, Q) + E, or (Q,) + E for a single memory.
-        :param num_steps: S, how often x-step and w-step alternate.
-        :param channel: how the cues came from the patterns, :class:`Flip` or :class:`SaltAndPepper`;
-            ``None`` where a cue is only the start of the paper's attractor dynamics.
+        :param cues: patterns (B, Q) + E, or (Q,) + E for a single memory.
+        :param num_steps: S, how often x-step and w-step alternate; a query that has converged stops early.
+        :param channel: how the cues came from the patterns, see :mod:`pyro_kanerva.channels`; ``None``
+            where a cue is only the start of the paper's attractor dynamics.
         :param observed: bool, broadcastable to the cues; entries marked False carry no evidence. Without a
             channel, True entries are clamped to the cue and never change; with one, they are noisy evidence.
         :param tolerance: a fall of the energy in nats, up to which a query counts as converged.
+        :param energy: by default :class:`PointEnergy`; :class:`VariationalEnergy` averages over addresses.
+        :param matrix: M (B, K, C) to be queried, for example ``memory.posterior.sample()``; by default the
+            posterior mean.
         :return: :class:`Retrieval`, with patterns (S + 1, B, Q) + E, the cue first; the energy never rises.
-        :raises ValueError: if the cues do not fit, the likelihood is not Bernoulli, or an argument is out
-            of range.
+        :raises ValueError: if the cues do not fit the machine, this memory or the likelihood, the channel does
+            not fit the likelihood, or an argument is out of range.
 
-        The equations are in :mod:`pyro_kanerva.retrieval`. M is held at its posterior mean.
+        The equations are in :mod:`pyro_kanerva.retrieval`.
         """
         from pyro_kanerva.retrieval import query
 
         cues = self._check(cues, "query()", "cues")
-        return query(self.machine, self.posterior.loc, cues, num_steps, channel, observed, tolerance)
+        energy = PointEnergy() if energy is None else energy
+        return query(self.machine, self._matrix(matrix), cues, num_steps, channel, observed, tolerance, energy)
+
+    def sample(
+        self,
+        cues: Tensor,
+        num_samples: int,
+        *,
+        burn_in: int = 10,
+        channel: Channel | None = None,
+        observed: Tensor | None = None,
+        sample_memory: bool = False,
+    ) -> Draws:
+        """A Gibbs-style chain over pattern and address of every cue: how certain is a recalled pattern?
+
+        Each sweep draws ``x ~ p(x | c, w, M)`` and ``w ~ q(w | x, M)`` from the reader. The draws are exact
+        where q is, as in a linear-Gaussian machine; ``draws.patterns.std(0)`` is the posterior standard
+        deviation of every entry.
+
+        :param cues: (B, Q) + E, or (Q,) + E for a single memory; they also start the chain.
+        :param num_samples: S, sweeps that are kept.
+        :param burn_in: sweeps before them.
+        :param channel: as in :meth:`query`.
+        :param observed: as in :meth:`query`.
+        :param sample_memory: draw ``M ~ q(M)`` before every sweep; else M is the posterior mean. What a cue
+            says about M is left out.
+        :raises ValueError: as :meth:`query`, and if ``num_samples < 1`` or ``burn_in < 0``.
+        """
+        from pyro_kanerva.sampling import gibbs
+
+        if num_samples < 1 or burn_in < 0:
+            raise ValueError(
+                f"sample(): num_samples is {num_samples}, burn_in {burn_in}; expected at least 1, and 0 or more."
+            )
+        cues = self._check(cues, "sample()", "cues")
+        return gibbs(self, cues, num_samples, burn_in, channel, observed, sample_memory)
 
     @torch.no_grad()
-    def generate(self, num_samples: int, *, num_steps: int = 0) -> Tensor:
-        """New patterns (B, num_samples) + E: addresses from their prior, read from M at its posterior mean.
+    def log_evidence(self, patterns: Tensor, *, num_samples: int = 64) -> Tensor:
+        r"""``log p(x | memory)`` of each of ``patterns`` (B, Q) + E, in nats, (B, Q): is it stored?
+
+        ::
+
+            log 1/S sum_s p(x | w_s, M_s) p(w_s) / q(w_s | x, M_s),    M_s ~ q(M), w_s ~ q(w | x, M_s)
+
+        On average a lower bound, which tightens as ``num_samples`` grows. How much of it is owed to the
+        episode tells the difference to ``machine.prior_memory(B).log_evidence(patterns)``, see
+        :func:`pyro_kanerva.evaluation.familiarity`.
+
+        :raises ValueError: if the patterns do not fit the machine or this memory, or ``num_samples < 1``.
+        """
+        from pyro_kanerva.sampling import log_weights
+
+        if num_samples < 1:
+            raise ValueError(f"log_evidence(): num_samples is {num_samples}; expected at least 1.")
+        patterns = self._check(patterns, "log_evidence()", "patterns")
+        weights = torch.stack([log_weights(self, patterns) for _ in range(num_samples)])
+        return weights.logsumexp(0) - math.log(num_samples)
+
+    @torch.no_grad()
+    def generate(self, num_samples: int, *, num_steps: int = 0, matrix: Tensor | None = None) -> Tensor:
+        """New patterns (B, num_samples) + E: addresses from their prior, read from the memory.
 
         With ``num_steps=0`` these are the means of p(x | w, M); with more, the patterns at which a query
         without a channel arrives from their modes.
 
-        :raises ValueError: if ``num_samples < 1`` or ``num_steps < 0``.
+        :param matrix: M (B, K, C) to be read, by default the posterior mean. Of a memory that holds nothing,
+            ``machine.prior_memory()``, take a draw: ``memory.posterior.sample()``.
+        :raises ValueError: if ``num_samples < 1`` or ``num_steps < 0``, or the matrix has another shape.
         """
-        if num_samples < 1:
-            raise ValueError(f"generate(): num_samples is {num_samples}; expected at least 1.")
+        if num_samples < 1 or num_steps < 0:
+            raise ValueError(
+                f"generate(): num_samples is {num_samples}, num_steps is {num_steps}; expected at least 1, and 0 or more."
+            )
         prior = as_distribution(self.machine.address_prior)
         address = prior.sample((*self.posterior.batch_shape, num_samples))
-        samples = self.machine.decode(address @ self.posterior.loc, self.event_shape).mean
+        prediction = self.predict(address, matrix=matrix)
+        expected, mode = expected_and_mode(prediction.expand((1, *prediction.batch_shape)))
         if num_steps == 0:
-            return samples
-        return self.query((samples > 0.5).to(samples.dtype), num_steps=num_steps).patterns[-1]
+            return expected
+        return self.query(mode, num_steps=num_steps, matrix=matrix).patterns[-1]
+
+    def predict(self, address: Tensor, *, matrix: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x | w, M) of every entry, (B, Q) + E, at addresses w (B, Q, K), for instance those of a query.
+
+        :param matrix: M (B, K, C), by default the posterior mean.
+        :raises ValueError: if an argument has another shape.
+        """
+        slots = self.machine.num_slots
+        if address.dim() != 3 or address.shape[0] != self.posterior.batch_shape[0] or address.shape[2] != slots:
+            raise ValueError(
+                f"predict(): address has shape {tuple(address.shape)}; expected ({self.posterior.batch_shape[0]}, Q, "
+                f"{slots}), episodes, addresses and slots."
+            )
+        return self.machine.decode(address @ self._matrix(matrix), self.event_shape).base_dist
+
+    def energy(
+        self, address: Tensor, cues: Tensor, *, channel: Channel | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """The energy (B, Q) of addresses w (B, Q, K), in nats; differentiable in w.
+
+        ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
+        (B, Q) + E. At the addresses of a query this is its energy; a single pattern of each memory is compared
+        with all addresses.
+
+        :raises ValueError: if the arguments do not fit.
+        """
+        from pyro_kanerva.retrieval import check_channel, check_observed
+
+        cues = self._check(cues, "energy()", "cues")
+        check_channel(channel, "energy()")
+        prediction = self.predict(address)
+        dims = tuple(range(2, cues.dim()))
+        cues = cues.expand(prediction.batch_shape)
+        seen = torch.ones_like(cues, dtype=torch.bool)
+        if channel is None:
+            evidence = prediction.log_prob(cues)
+        else:
+            seen = seen if observed is None else check_observed(observed, cues)
+            evidence = fit(channel, cues, prediction, seen, dims).log_evidence(cues, prediction)
+        evidence = torch.where(seen, evidence, 0.0).sum(dims) if dims else evidence
+        return -evidence - as_distribution(self.machine.address_prior).log_prob(address)
+
+    def _matrix(self, matrix: Tensor | None) -> Tensor:
+        loc = self.posterior.loc
+        if matrix is None:
+            return loc
+        if (matrix.shape, matrix.dtype, matrix.device) != (loc.shape, loc.dtype, loc.device):
+            raise ValueError(
+                f"matrix is {matrix.dtype} on {matrix.device} of shape {tuple(matrix.shape)}; expected {loc.dtype} on "
+                f"{loc.device} of shape {tuple(loc.shape)}, as memory.posterior.sample() is."
+            )
+        return matrix
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this memory to a file, whole or not at all; the machine is not part of it."""

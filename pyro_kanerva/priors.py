@@ -136,3 +136,11 @@ def gaussian_address(prior: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
         return prior.loc, prior.precision_matrix
     mean, variance = _moments("address", prior)
     return mean, variance.reciprocal().diag_embed()
+
+
+def divergence(q: dist.TorchDistribution, p: dist.TorchDistribution, value: Tensor) -> Tensor:
+    """KL(q || p) in nats, in closed form where Pyro knows it, else estimated from ``value`` ~ q."""
+    try:
+        return torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return q.log_prob(value) - p.log_prob(value)

@@ -1,45 +1,51 @@
 r"""Retrieval as an iterative posterior query with an energy that never rises.
 
-A cue ``c`` is evidence about a pattern ``x`` stored in a memory of mean R. Two steps alternate on the
-free energy::
+A cue ``c`` is evidence about a pattern ``x`` stored in a memory M, at its posterior mean R or at a draw.
+Two steps alternate on the free energy::
 
-    F(q, w) = KL(q(x) || p(x | decoder(R^T w))) - E_q log p(c | x) - log p(w)
+    F(q, w) = KL(q(x) || p(x | decoder(M^T w))) - E_q log p(c | x) - log p(w)
 
-x-step: ``q(x) = p(x | c, w)``, exact, entry by entry. After it ``F(w) = -log p(c | w, R) - log p(w)``,
+x-step: ``q(x) = p(x | c, w)``, exact, entry by entry. After it ``F(w) = -log p(c | w, M) - log p(w)``,
 the negative log posterior of the address up to a constant. w-step: the closed-form address of the code
-of E_q[x] is tried first and kept only where the energy falls; then gradient steps, preconditioned with
-the covariance of the address posterior, again kept only where the energy falls. The gradient of F(w) is
-that of ``-E_q log p(x | w) - log p(w)`` with q from the x-step (Fisher's identity).
+of E_q[x] is tried as long as it helps; then come steps of L-BFGS, preconditioned with the covariance of
+the address posterior. The gradient of F(w) is that of ``-E_q log p(x | w) - log p(w)`` with q from the
+x-step (Fisher's identity), so each is a pass forward and backward through the decoder.
 
 Without a channel q is the point at the mode of p(x | w), the energy is ``-log p(x | w) - log p(w)``, and
-these are the attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, made to descend.
+these are the attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, made to descend: the
+closed-form address of e(x), and a gradient step where that would raise the energy.
+
+Whatever is tried is kept only where the energy does not rise: for every query, every encoder and every
+decoder. All queries run in one batch; the networks are spared those that have converged.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva.channels import Channel
+from pyro_kanerva.channels import Channel, fit
 from pyro_kanerva.conjugate import address_posterior
+from pyro_kanerva.energies import Energy
+from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
 from pyro_kanerva.priors import as_distribution, gaussian_address
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
 
-_POLISHING_STEPS = 3  # gradient steps on the address in each w-step
-_LARGEST_STEP = 1e3  # relative to a Newton step of the linear-Gaussian surrogate
+_STEPS_OF_LBFGS = 3  # in each w-step of a query with a channel
+_HISTORY = 8  # pairs of steps and gradient differences that L-BFGS remembers
 
 
 class Retrieval(NamedTuple):
     """What a query went through, for S steps of B memories with Q cues each.
 
     ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
-    never rises along dim 0. ``address`` (S + 1, B, Q, K). ``converged`` (B, Q), bool: the last step changed no
-    entry, or lowered the energy by at most the tolerance.
+    never rises along dim 0. ``address`` (S + 1, B, Q, K): of the energy's q(w) the mean. ``converged`` (B, Q),
+    bool: in the last step no entry changed, or the energy fell by at most the tolerance. It stands still
+    from then on. A query that could not go on for NaN or infinite values of the networks has not converged.
     """
 
     patterns: Tensor
@@ -48,139 +54,221 @@ class Retrieval(NamedTuple):
     converged: Tensor
 
 
-class _State(NamedTuple):
-    """Where every query stands: tensors that start with (B, Q)."""
+class _Trial(NamedTuple):
+    """What the energy is at an address, and the x-step there; tensors that start with (B, Q)."""
 
     address: Tensor  # (B, Q, K)
-    energy: Tensor  # (B, Q)
+    energy: Tensor  # (B, Q), infinite where it was not computed
     gradient: Tensor  # (B, Q, K), of the energy in the address
-    mean: Tensor  # (B, Q) + E, E_q[x] after the x-step at this address
-    mode: Tensor  # (B, Q) + E
+    expected: Tensor  # (B, Q) + E, E_q[x]
+    mode: Tensor  # (B, Q) + E, that of q(x)
+    mode_energy: Tensor  # (B, Q), without a channel: the energy once the pattern is ``mode``
+
+
+def _like(flags: Tensor, tensor: Tensor) -> Tensor:
+    return flags.view(flags.shape + (1,) * (tensor.dim() - flags.dim()))
 
 
 class _Descent:
-    """The w-step of all queries at once, for one machine, memory and set of cues."""
+    """All queries of one machine, memory and set of cues."""
 
     def __init__(
         self,
         machine: KanervaMachine,
-        memory_loc: Tensor,
+        memory: Tensor,
         cues: Tensor,
         channel: Channel | None,
         observed: Tensor | None,
+        energy: Energy,
     ) -> None:
-        self.machine, self.memory_loc, self.cues = machine, memory_loc, cues
-        self.channel, self.observed = channel, observed
+        self.machine, self.memory, self.cues, self.channel, self.energy = machine, memory, cues, channel, energy
+        self.observed = torch.ones_like(cues, dtype=torch.bool) if observed is None else observed
+        self.clamped = ~self.observed if observed is None else self.observed  # without a channel
         self.prior = as_distribution(machine.address_prior)
         precision = gaussian_address(self.prior)[1]
-        codes = machine.encode(cues)
-        self.address = machine.read_codes(codes, memory_loc).mean
-        factor = address_posterior(codes, memory_loc, machine.code_scale, prior_precision=precision).scale_tril
-        self.preconditioner = factor @ factor.mT  # (B, K, K), a covariance
-        self.step_size = torch.ones_like(self.address[..., :1])  # (B, Q, 1)
+        everyone = torch.ones(cues.shape[:2], dtype=torch.bool, device=cues.device)
+        no_codes = cues.new_zeros(*cues.shape[:2], machine.code_size)
+        self.scale_tril = address_posterior(
+            no_codes, memory, machine.code_scale, prior_precision=precision
+        ).scale_tril  # (B, K, K), of a covariance, which does not depend on the codes
+        self.deviations = energy.deviations(self.scale_tril, cues.shape[1])
+        self.history: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, gradient differences, 1 / their products
+        self.curvature = torch.ones_like(everyone, dtype=cues.dtype)  # of the inverse, relative to the preconditioner
+        self.step_size = torch.ones_like(self.curvature)
+        self.guessing = everyone.clone()  # where the closed-form address still helps
+        self.stuck = ~everyone
+        self.pattern = cues  # without a channel, the x of the energy
+        self.state = self._start(everyone)
 
-    def evaluate(self, address: Tensor, patterns: Tensor) -> _State:
-        """The energy and its gradient at ``address``; without a channel that of ``patterns``."""
-        with torch.enable_grad():
-            address = address.detach().requires_grad_()
-            prediction = self.machine.predict(address @ self.memory_loc, tuple(self.cues.shape[2:]))
-            if not isinstance(prediction, dist.Bernoulli):
-                raise ValueError(
-                    f"query(): the likelihood is {type(prediction).__name__}; expected Bernoulli, the only one that "
-                    "queries know so far. read() works with every likelihood."
-                )
+    def _start(self, everyone: Tensor) -> _Trial:
+        """The address of the cue's code; hidden entries start at the decoder's prediction."""
+        cues = self.cues
+        with_gradient = self.channel is not None
+        center = self.prior.mean.expand(*cues.shape[:2], self.machine.num_slots)
+        hidden = not bool(self.observed.all())
+        if hidden:
+            prediction = self.evaluate(center, everyone, with_gradient)
+            cues = torch.where(self.observed, cues, prediction.expected)
             if self.channel is None:
-                evidence = prediction.log_prob(patterns)
+                self.pattern = torch.where(self.observed, cues, prediction.mode)
+        trial = self.evaluate(self._address_of(cues, everyone), everyone, with_gradient)
+        if hidden or not bool(trial.energy.isfinite().all()):
+            other = self.evaluate(center, everyone, with_gradient)
+            trial = self._choose(~(trial.energy <= other.energy), other, trial)
+        if not bool(trial.energy.isfinite().all()):
+            raise ValueError(
+                "query(): the energy of a cue is NaN or infinite. The decoder returns extreme values: if training "
+                "diverged, lower the learning rate and resume from an earlier checkpoint."
+            )
+        return trial
+
+    @staticmethod
+    def _choose(flags: Tensor, one: _Trial, other: _Trial) -> _Trial:
+        if bool(flags.all()):
+            return one
+        return _Trial(*(torch.where(_like(flags, new), new, old) for new, old in zip(one, other, strict=True)))
+
+    def _address_of(self, patterns: Tensor, active: Tensor) -> Tensor:
+        """The closed-form address (B, Q, K) of ``patterns`` (B, Q) + E, encoded where ``active``."""
+        codes = patterns.new_zeros(*active.shape, self.machine.code_size)
+        codes[active] = self.machine.encode(patterns[active].unsqueeze(0)).squeeze(0)
+        return self.machine.read_codes(codes, self.memory).mean
+
+    def evaluate(self, address: Tensor, active: Tensor, with_gradient: bool) -> _Trial:
+        """The energy at ``address`` (B, Q, K) and the x-step, decoded where ``active``."""
+        shape = tuple(self.cues.shape)
+        with torch.set_grad_enabled(with_gradient):
+            address = address.detach().requires_grad_(with_gradient)
+            addresses = address + self.deviations  # (S, B, Q, K)
+            parameters = self.machine.decoder_output((addresses @ self.memory)[:, active])
+            output = parameters.new_zeros(*addresses.shape[:3], *parameters.shape[2:])
+            output[:, active] = parameters
+            prediction = self.machine.likelihood_of(output, (addresses.shape[0], *shape))
+            mode_energy = address.new_zeros(shape[:2])
+            if self.channel is None:
+                with torch.no_grad():
+                    mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
+                evidence, expected = prediction.log_prob(self.pattern), mode
             else:
-                evidence = self.channel.log_evidence(self.cues, prediction)
-                if self.observed is not None:
-                    evidence = torch.where(self.observed, evidence, 0.0)
-            energy = -evidence.flatten(2).sum(-1) - self.prior.log_prob(address)
-            (gradient,) = torch.autograd.grad(energy.sum(), address)
-        return _State(address.detach(), energy.detach(), gradient, *self.recall(prediction))
+                dims = (0, *range(3, prediction.log_prob(self.cues).dim()))
+                channel = fit(self.channel, self.cues, prediction, self.observed, dims)
+                evidence = torch.where(self.observed, channel.log_evidence(self.cues, prediction), 0.0)
+                with torch.no_grad():
+                    posterior = expected_and_mode(channel.posterior(self.cues, prediction))
+                    unseen = expected_and_mode(prediction)
+                    expected, mode = (torch.where(self.observed, *pair) for pair in zip(posterior, unseen, strict=True))
+            divergence = self.energy.divergence(addresses, self.scale_tril, self.prior)
+            energy = divergence - evidence.flatten(3).sum(-1).mean(0)
+            if self.channel is None:
+                with torch.no_grad():
+                    mode_energy = divergence - prediction.log_prob(mode).flatten(3).sum(-1).mean(0)
+            gradient = torch.zeros_like(address)
+            if with_gradient:
+                (gradient,) = torch.autograd.grad(energy[active].sum(), address)
+        energy = torch.where(active, energy.detach(), torch.inf)
+        return _Trial(address.detach(), energy, gradient, expected.detach(), mode, mode_energy.detach())
 
-    def recall(self, prediction: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
-        """The x-step: mean and mode of q(x); without a channel both are the mode."""
-        logits = prediction.logits.detach()
-        mode = (logits > 0).to(logits.dtype)  # torch's own mode is NaN at logit 0
-        if self.channel is None:
-            mode = mode if self.observed is None else torch.where(self.observed, self.cues, mode)
-            return mode, mode
-        posterior = self.channel.posterior(self.cues, prediction).logits.detach()
-        logits = posterior if self.observed is None else torch.where(self.observed, posterior, logits)
-        return logits.sigmoid(), (logits > 0).to(logits.dtype)
+    def move(self, address: Tensor, active: Tensor, with_gradient: bool) -> Tensor:
+        """Go to ``address`` where that does not raise the energy, and tell where, (B, Q)."""
+        trial = self.evaluate(address, active, with_gradient)
+        lower = trial.energy <= self.state.energy  # False for NaN
+        self.stuck = (self.stuck | (active & ~trial.energy.isfinite())) & ~lower
+        self.state = self._choose(lower, trial, self.state)
+        return lower
 
-    def propose(self, state: _State, address: Tensor, patterns: Tensor) -> tuple[_State, Tensor]:
-        """``state`` moved to ``address`` where the energy does not rise, and where that was."""
-        new = self.evaluate(address, patterns)
-        lower = new.energy <= state.energy  # (B, Q); False for NaN
-        kept = (torch.where(_like(lower, old), trial, old) for trial, old in zip(new, state, strict=True))
-        return _State(*kept), lower
+    def x_step(self, active: Tensor) -> None:
+        """Without a channel: the pattern becomes the mode of p(x | w). With one, ``evaluate`` has done it."""
+        better = active & (self.state.mode_energy <= self.state.energy)
+        self.pattern = torch.where(_like(better, self.cues), self.state.mode, self.pattern)
+        self.state = self.state._replace(energy=torch.where(better, self.state.mode_energy, self.state.energy))
 
-    def step(self, state: _State, patterns: Tensor) -> _State:
-        """One w-step."""
-        guess = self.machine.read_codes(self.machine.encode(state.mean), self.memory_loc).mean
-        old = state.address
-        state, lower = self.propose(state, guess, patterns)
-        if not bool(lower.all()):
-            halfway = torch.where(lower.unsqueeze(-1), state.address, 0.5 * (old + guess))
-            state, _ = self.propose(state, halfway, patterns)
-        for _ in range(_POLISHING_STEPS):
-            address = state.address - self.step_size * (state.gradient @ self.preconditioner)
-            state, lower = self.propose(state, address, patterns)
-            self.step_size = self.step_size * torch.where(lower, 1.5, 0.4).unsqueeze(-1)
-            self.step_size = self.step_size.clamp(max=_LARGEST_STEP)
-        return state
+    def attract(self, active: Tensor) -> None:
+        """The w-step without a channel."""
+        rejected = active & ~self.move(self._address_of(self.pattern, active), active, with_gradient=False)
+        if not bool(rejected.any()):
+            return
+        gradient = self.evaluate(self.state.address, rejected, with_gradient=True).gradient
+        address = self.state.address - self.step_size.unsqueeze(-1) * self._precondition(gradient)
+        lower = self.move(address, rejected, with_gradient=False)
+        adapted = self.step_size * torch.where(lower, 1.5, 0.3)
+        self.step_size = torch.where(rejected, adapted, self.step_size)
+
+    def search(self, active: Tensor) -> None:
+        """The w-step with a channel."""
+        guessing = active & self.guessing
+        if bool(guessing.any()):
+            self.guessing &= self.move(self._address_of(self.state.expected, guessing), guessing, with_gradient=True)
+        for _ in range(_STEPS_OF_LBFGS):
+            old = self.state
+            address = old.address + self.step_size.unsqueeze(-1) * self._direction()
+            lower = self.move(address, active, with_gradient=True)
+            self._remember(self.state.address - old.address, self.state.gradient - old.gradient)
+            self.step_size = torch.where(active & ~lower, self.step_size * 0.4, 1.0)
+
+    def _precondition(self, gradient: Tensor) -> Tensor:
+        return gradient @ (self.scale_tril @ self.scale_tril.mT)
+
+    def _direction(self) -> Tensor:
+        """The two loops of L-BFGS, for every query, (B, Q, K)."""
+        direction, weights = -self.state.gradient, []
+        for step, change, inverse in reversed(self.history):
+            weights.append(inverse * (step * direction).sum(-1))
+            direction = direction - weights[-1].unsqueeze(-1) * change
+        direction = self.curvature.unsqueeze(-1) * self._precondition(direction)
+        for (step, change, inverse), weight in zip(self.history, reversed(weights), strict=True):
+            direction = direction + (weight - inverse * (change * direction).sum(-1)).unsqueeze(-1) * step
+        return direction
+
+    def _remember(self, step: Tensor, change: Tensor) -> None:
+        product = (step * change).sum(-1)
+        convex = product > 1e-10  # no pair where nothing moved, or along negative curvature
+        inverse = torch.where(convex, product, torch.inf).reciprocal()
+        scale = (change * self._precondition(change)).sum(-1)
+        self.curvature = torch.where(convex & (scale > 0), product / scale, self.curvature)
+        self.history = [*self.history, (step, change, inverse)][-_HISTORY:]
 
 
 def query(
     machine: KanervaMachine,
-    memory_loc: Tensor,
+    memory: Tensor,
     cues: Tensor,
     num_steps: int,
     channel: Channel | None,
     observed: Tensor | None,
     tolerance: float,
+    energy: Energy,
 ) -> Retrieval:
     """The iterative posterior query behind :meth:`pyro_kanerva.Memory.query`.
 
-    :param memory_loc: the memory R, shape (B, K, C).
+    :param memory: M, shape (B, K, C).
     :param cues: (B, Q) + E.
     :raises ValueError: if the arguments do not fit, or the first energy is NaN or infinite.
     """
     _check(num_steps, channel, tolerance)
     if observed is not None:
-        observed = _check_observed(observed, cues)
+        observed = check_observed(observed, cues)
     with torch.inference_mode(False), torch.no_grad():
-        memory_loc, cues = memory_loc.clone(), cues.clone()  # tensors of inference mode would have no gradients
-        descent = _Descent(machine, memory_loc, cues, channel, observed)
-        target = cues
-        state = descent.evaluate(descent.address, target)
-        if not bool(state.energy.isfinite().all()):
-            raise ValueError(
-                "query(): the energy of a cue is NaN or infinite. The decoder returns extreme values: if training "
-                "diverged, lower the learning rate and resume from an earlier checkpoint."
-            )
-        patterns, energies, addresses = [cues], [state.energy], [state.address]
+        memory, cues = memory.clone(), cues.clone()  # tensors of inference mode would have no gradients
+        descent = _Descent(machine, memory, cues, channel, observed, energy)
+        patterns, energies, addresses = [cues], [descent.state.energy], [descent.state.address]
+        converged = torch.zeros(cues.shape[:2], dtype=torch.bool, device=cues.device)
+        active = ~converged
         for _ in range(num_steps):
-            if channel is None:
-                better, lower = descent.propose(state, state.address, state.mode)
-                target = torch.where(_like(lower, cues), state.mode, target)
-                state = better
-            state = descent.step(state, target)
-            patterns.append(target if channel is None else state.mode)
-            energies.append(state.energy)
-            addresses.append(state.address)
-        if num_steps == 0:
-            converged = torch.zeros(cues.shape[:2], dtype=torch.bool, device=cues.device)
-        else:
+            if bool(active.any()):
+                descent.stuck.zero_()
+                if channel is None:
+                    descent.x_step(active)
+                    descent.attract(active)
+                else:
+                    descent.search(active)
+            pattern = descent.pattern if channel is None else descent.state.mode
+            patterns.append(torch.where(_like(active, cues), pattern, patterns[-1]))
+            energies.append(descent.state.energy)
+            addresses.append(descent.state.address)
             same = (patterns[-1] == patterns[-2]).flatten(2).all(-1)
-            converged = same | (energies[-2] - energies[-1] <= tolerance)
+            converged |= active & (same | (energies[-2] - energies[-1] <= tolerance)) & ~descent.stuck
+            active = active & ~converged
         return Retrieval(torch.stack(patterns), torch.stack(energies), torch.stack(addresses), converged)
-
-
-def _like(flags: Tensor, tensor: Tensor) -> Tensor:
-    return flags.view(flags.shape + (1,) * (tensor.dim() - 2))
 
 
 def _check(num_steps: int, channel: Channel | None, tolerance: float) -> None:
@@ -188,20 +276,29 @@ def _check(num_steps: int, channel: Channel | None, tolerance: float) -> None:
         raise ValueError(f"query(): num_steps is {num_steps}; expected 0 or more.")
     if not tolerance >= 0:
         raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
+    check_channel(channel, "query()")
+
+
+def check_channel(channel: object, caller: str) -> None:
+    """:raises ValueError: if ``channel`` is neither None nor a channel."""
     if channel is not None and not isinstance(channel, Channel):
         raise ValueError(
-            f"query(): channel is {channel!r}; expected None, Flip(p), SaltAndPepper(p), or an object with the methods "
-            "of Channel."
+            f"{caller}: channel is {channel!r}; expected None, a channel such as Flip(p) or GaussianNoise(scale), or "
+            "an object with the methods posterior and log_evidence."
         )
 
 
-def _check_observed(observed: Tensor, cues: Tensor) -> Tensor:
+def check_observed(observed: Tensor, cues: Tensor) -> Tensor:
+    """``observed`` as large as ``cues``.
+
+    :raises ValueError: if it is not bool, or does not broadcast.
+    """
     if observed.dtype != torch.bool:
-        raise ValueError(f"query(): observed has dtype {observed.dtype}; expected torch.bool.")
+        raise ValueError(f"observed has dtype {observed.dtype}; expected torch.bool.")
     try:
         return observed.to(cues.device).expand(cues.shape)
     except RuntimeError:
         raise ValueError(
-            f"query(): observed has shape {tuple(observed.shape)}, which does not broadcast to the cues' shape "
+            f"observed has shape {tuple(observed.shape)}, which does not broadcast to the cues' shape "
             f"{tuple(cues.shape)}."
         ) from None
