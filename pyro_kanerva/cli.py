@@ -8,23 +8,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_kanerva import _files
+from pyro_kanerva import _files, report
 from pyro_kanerva.channels import SaltAndPepper
 from pyro_kanerva.datasets import Episodes, glyphs, load_images
-from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall
+from pyro_kanerva.evaluation import recall_error
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder
 from pyro_kanerva.priors import GaussianMemory
 from pyro_kanerva.training import fit, load_state
 from pyro_kanerva.writers import OnlineWriter
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _DESCRIPTION = """\
 A generative memory: store an episode of images in a memory matrix by Bayesian inference, and recall
@@ -97,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
     training.add_argument("--resume", action="store_true", help="go on from the checkpoint of the run")
 
-    evaluate = add("evaluate", _evaluate, "evaluate a trained machine on its held-out images")
+    evaluate = add("evaluate", _evaluate, "draw every curve of a trained machine on held-out images; takes minutes")
+    evaluate.add_argument(
+        "--group-by",
+        metavar="NAME",
+        help="integer label of an .npz file: recognition and generation take episodes of one group",
+    )
+    evaluate.add_argument(
+        "--rate-distortion", metavar="RUN", nargs="+", type=Path, default=[], help="runs on the same data to compare"
+    )
     for sub in (train, evaluate):
         sub.add_argument_group("evaluation").add_argument(
             "--recall-episodes", type=int, default=16, help="held-out episodes that are recalled from damaged cues"
@@ -267,69 +272,54 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    _report(options, *_open(options))
+    config, machine, images, device = _open(options)
+    others = []
+    for run in options.rate_distortion:
+        other, other_machine, _, _ = _open(argparse.Namespace(run=run, device=options.device))
+        if (other["data"], other["held_out"], other["held_out_where"]) != (
+            config["data"],
+            config["held_out"],
+            config["held_out_where"],
+        ):
+            raise ValueError(f"--rate-distortion: {run} was trained on other data than {options.run}.")
+        others.append((other["memory_kl_weight"], other_machine))
+    groups = None
+    if options.group_by is not None:
+        groups = _held_out_labels(config, options.group_by)
+    _report(options, config, machine, images, device)
+    data = report.HeldOut(
+        all_batches=_batches(_held_out(config, images), device),
+        recalled=_batches(_held_out(config, images, options.recall_episodes), device),
+        images=images,
+        groups=groups,
+        episode_length=config["episode_length"],
+        seed=config["seed"],
+    )
+    report.full(options.run, machine, data, others)
+
+
+def _batches(episodes: Episodes, device: torch.device) -> list[Tensor]:
+    return [patterns.to(device) for patterns in episodes]
+
+
+def _held_out_labels(config: dict[str, Any], name: str) -> Tensor:
+    """The integer label ``name`` of every held-out image."""
+    if config["held_out_where"] is None:
+        raise ValueError("--group-by goes with a run that was trained with --held-out-where.")
+    labels = load_images(config["data"], name).labels
+    where, _, value = config["held_out_where"].partition("=")
+    chosen = load_images(config["data"], where).labels
+    if labels is None or chosen is None:
+        raise ValueError(f"--group-by: {config['data']} holds no labels; it must be an .npz file with an array {name}.")
+    return labels[chosen == int(value)]
 
 
 def _report(
     options: argparse.Namespace, config: dict[str, Any], machine: KanervaMachine, test: Tensor, device: torch.device
 ) -> None:
     """The table and figures on held-out data."""
-    from pyro_kanerva import plotting
-
-    def batches(episodes: Episodes) -> list[Tensor]:
-        return [patterns.to(device) for patterns in episodes]
-
-    all_batches = batches(_held_out(config, test))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config["seed"])
-        bound = evaluate_bound(machine, all_batches)
-    recalled = batches(_held_out(config, test, options.recall_episodes))
-    noise, seed = SaltAndPepper(0.15), config["seed"]
-    told = evaluate_recall(machine, recalled, noise, channel=noise, seed=seed)
-    untold = evaluate_recall(machine, recalled, noise, channel=None, seed=seed)
-    never_rose = (told.never_rose + untold.never_rose) / 2
-    figures = {
-        "reconstruction": bound.reconstruction,
-        "address_kl": bound.address_kl,
-        "memory_kl": bound.memory_kl,
-        "negative_bound": -bound.bound,
-        "negative_conditional_bound": -bound.conditional_bound,
-    }
-    nats = {name: terms.mean().item() for name, terms in figures.items()}
-    episodes, length = len(bound.memory_kl), config["episode_length"]
-    number = sum(len(patterns) for patterns in recalled)
-    print(f"\nheld-out data, {episodes} episodes of {length} patterns, nats per pattern")
-    for name, value in nats.items():
-        print(f"  {name.replace('_', ' '):<28}{value:8.2f}")
-    print(f"\nwrong pixels, cues with 15% salt-and-pepper noise, {number} episodes")
-    print(f"  {'query':<28}{'cue':>8}{'step 1':>9}{'step 10':>9}")
-    for name, error in (("told the channel", told), ("without a channel", untold)):
-        print(f"  {name:<28}{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[9]:9.2%}")
-    queries = 2 * number * length
-    print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
-    content = {
-        **nats,
-        "episodes": episodes,
-        "recall_episodes": number,
-        "cue_error": told.cue,
-        "error_told_the_channel": told.steps,
-        "error_without_a_channel": untold.steps,
-        "never_rose": never_rose,
-        "seed": seed,
-    }
-    _files.write_text(options.run / "evaluation.json", json.dumps(content, indent=2))
-    patterns = recalled[0]
-    cues = noise(patterns, torch.Generator(device).manual_seed(seed))
-    retrieval = machine.write(patterns).query(cues, channel=noise)
-    _save(plotting.recall_strips(retrieval, patterns), options.run / "recall.png")
-    _save(plotting.energy_descent(retrieval), options.run / "energy.png")
-    lines = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if "bound" in line]
-    curve = plotting.training_curve(
-        *([line[name] for line in lines] for name in ("step", "bound", "conditional_bound"))
-    )
-    _save(curve, options.run / "training.png")
-    print(f"pictures: {', '.join(str(options.run / name) for name in ('recall.png', 'energy.png', 'training.png'))}")
+    recalled = _batches(_held_out(config, test, options.recall_episodes), device)
+    report.brief(options.run, machine, _batches(_held_out(config, test), device), recalled, config["seed"])
 
 
 def _episode(options: argparse.Namespace, config: dict[str, Any], images: Tensor) -> Tensor:
@@ -341,7 +331,6 @@ def _episode(options: argparse.Namespace, config: dict[str, Any], images: Tensor
 
 def _query(options: argparse.Namespace) -> None:
     from pyro_kanerva import plotting
-    from pyro_kanerva.evaluation import recall_error
 
     config, machine, images, device = _open(options)
     patterns = _episode(options, config, images).to(device)
@@ -351,7 +340,8 @@ def _query(options: argparse.Namespace) -> None:
     retrieval = memory.query(cues, num_steps=options.steps, channel=None if options.no_channel else noise)
     error = recall_error(patterns, retrieval)
     print(f"wrong pixels: cue {error.cue:.2%}, " + ", ".join(f"{n}: {e:.2%}" for n, e in enumerate(error.steps, 1)))
-    _save(plotting.recall_strips(retrieval, patterns, num_cues=12), options.out or options.run / "query.png", say=True)
+    strips = plotting.recall_strips(retrieval, patterns, num_cues=12)
+    print(f"picture: {report.save(strips, options.out or options.run / 'query.png')}")
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -362,11 +352,5 @@ def _generate(options: argparse.Namespace) -> None:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         samples = machine.write(patterns).generate(options.samples, num_steps=options.steps)
-    _save(plotting.image_grid(samples[0]), options.out or options.run / "samples.png", say=True)
-
-
-def _save(axes: Axes, path: Path, say: bool = False) -> None:
-    figure = axes.get_figure()
-    _files.write_whole(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:] or "png"))  # type: ignore[union-attr]
-    if say:
-        print(f"picture: {path}")
+    grid = plotting.image_grid(samples[0])
+    print(f"picture: {report.save(grid, options.out or options.run / 'samples.png')}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva import programs
+from pyro_kanerva.bound import Bound
 from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, divergence, gaussian_memory
@@ -24,28 +25,6 @@ if TYPE_CHECKING:
     from pyro_kanerva.memory import Memory
 
 _instances = itertools.count()
-
-
-class Bound(NamedTuple):
-    """The terms of the evidence lower bound, each (B,), in nats per pattern.
-
-    ``reconstruction`` is E_q log p(x_t | w_t, M), ``address_kl`` E_q KL(q(w_t | x_t, M) || p(w)), and
-    ``memory_kl`` KL(q(M) || p(M)) / T.
-    """
-
-    reconstruction: Tensor
-    address_kl: Tensor
-    memory_kl: Tensor
-
-    @property
-    def bound(self) -> Tensor:
-        """``reconstruction - address_kl - memory_kl``, a lower bound on ``log p(X) / T``: the honest figure."""
-        return self.conditional_bound - self.memory_kl
-
-    @property
-    def conditional_bound(self) -> Tensor:
-        """``reconstruction - address_kl``: as if the memory were given for free."""
-        return self.reconstruction - self.address_kl
 
 
 def _event_shape(name: str, prior: Prior) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ class Memory:
 
         :raises ValueError: if the patterns do not fit the machine or this memory.
         """
-        patterns = self._check(patterns, "write()", "patterns")
+        patterns = self.check(patterns, "write()", "patterns")
         codes = self.machine.encode(patterns)
         result = self.machine.write_codes(codes, self.posterior)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
@@ -83,7 +83,7 @@ class Memory:
 
         :raises ValueError: if the cues do not fit the machine or this memory.
         """
-        cues = self._check(cues, "read()", "cues")
+        cues = self.check(cues, "read()", "cues")
         address = self.machine.read_codes(self.machine.encode(cues), self.posterior.loc).mean
         return self.machine.decode(address @ self.posterior.loc, self.event_shape).mean
 
@@ -118,7 +118,7 @@ class Memory:
         """
         from pyro_kanerva.retrieval import query
 
-        cues = self._check(cues, "query()", "cues")
+        cues = self.check(cues, "query()", "cues")
         energy = PointEnergy() if energy is None else energy
         return query(self.machine, self._matrix(matrix), cues, num_steps, channel, observed, tolerance, energy)
 
@@ -153,7 +153,7 @@ class Memory:
             raise ValueError(
                 f"sample(): num_samples is {num_samples}, burn_in {burn_in}; expected at least 1, and 0 or more."
             )
-        cues = self._check(cues, "sample()", "cues")
+        cues = self.check(cues, "sample()", "cues")
         return gibbs(self, cues, num_samples, burn_in, channel, observed, sample_memory)
 
     @torch.no_grad()
@@ -174,7 +174,7 @@ class Memory:
 
         if num_samples < 1:
             raise ValueError(f"log_evidence(): num_samples is {num_samples}; expected at least 1.")
-        patterns = self._check(patterns, "log_evidence()", "patterns")
+        patterns = self.check(patterns, "log_evidence()", "patterns")
         weights = torch.stack([log_weights(self, patterns) for _ in range(num_samples)])
         return weights.logsumexp(0) - math.log(num_samples)
 
@@ -191,7 +191,7 @@ class Memory:
         """
         if num_samples < 1 or num_steps < 0:
             raise ValueError(
-                f"generate(): num_samples is {num_samples}, num_steps is {num_steps}; expected at least 1, and 0 or more."
+                f"generate(): num_samples is {num_samples}, num_steps is {num_steps}; expected 1 or more, 0 or more."
             )
         prior = as_distribution(self.machine.address_prior)
         address = prior.sample((*self.posterior.batch_shape, num_samples))
@@ -228,7 +228,7 @@ class Memory:
         """
         from pyro_kanerva.retrieval import check_channel, check_observed
 
-        cues = self._check(cues, "energy()", "cues")
+        cues = self.check(cues, "energy()", "cues")
         check_channel(channel, "energy()")
         prediction = self.predict(address)
         dims = tuple(range(2, cues.dim()))
@@ -290,7 +290,8 @@ class Memory:
         ]
         return Memory(machine, posterior, tuple(header["event_shape"]), records)
 
-    def _check(self, patterns: Tensor, caller: str, name: str) -> Tensor:
+    def check(self, patterns: Tensor, caller: str, name: str) -> Tensor:
+        """``patterns`` as (B, Q) + E, or a ``ValueError`` that says why they do not fit this memory."""
         patterns = self.machine.check_patterns(patterns, caller, name, self.event_shape)
         (batch,) = self.posterior.batch_shape
         stored, reference = self.posterior.loc, self.machine.log_code_scale

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
 
 _STEPS_OF_LBFGS = 3  # in each w-step of a query with a channel
+_NEGLIGIBLE = 0.01  # nats; a converged query whose energy still falls by more goes on
 _HISTORY = 8  # pairs of steps and gradient differences that L-BFGS remembers
 
 
@@ -44,8 +45,8 @@ class Retrieval(NamedTuple):
 
     ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
     never rises along dim 0. ``address`` (S + 1, B, Q, K): of the energy's q(w) the mean. ``converged`` (B, Q),
-    bool: in the last step no entry changed, or the energy fell by at most the tolerance. It stands still
-    from then on. A query that could not go on for NaN or infinite values of the networks has not converged.
+    bool: in the last step no entry changed, or the energy fell by at most the tolerance. Once it has fallen
+    by less than 0.01 nats as well, the query stands still. A query that could not go on for NaN or infinite values of the networks has not converged.
     """
 
     patterns: Tensor
@@ -265,9 +266,10 @@ def query(
             patterns.append(torch.where(_like(active, cues), pattern, patterns[-1]))
             energies.append(descent.state.energy)
             addresses.append(descent.state.address)
+            fall = energies[-2] - energies[-1]
             same = (patterns[-1] == patterns[-2]).flatten(2).all(-1)
-            converged |= active & (same | (energies[-2] - energies[-1] <= tolerance)) & ~descent.stuck
-            active = active & ~converged
+            converged = (same | (fall <= tolerance)) & ~descent.stuck
+            active &= ~(converged & (fall <= max(tolerance, _NEGLIGIBLE)))
         return Retrieval(torch.stack(patterns), torch.stack(energies), torch.stack(addresses), converged)
 
 

@@ -8,7 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_kanerva import Flip, SaltAndPepper
+from pyro_kanerva import (
+    CategoricalLikelihood,
+    Channel,
+    Flip,
+    GaussianNoise,
+    NormalLikelihood,
+    Occlusion,
+    Replace,
+    SaltAndPepper,
+    UnknownLevel,
+    Where,
+)
+from pyro_kanerva.channels import Fittable, fit
 
 
 @pytest.mark.parametrize(("channel", "rate"), [(Flip(0.2), 0.2), (SaltAndPepper(0.2), 0.1)])
@@ -60,3 +72,348 @@ def test_damage_of_grey_patterns():
 def test_bad_probability(channel, p):
     with pytest.raises(ValueError, match=rf"{channel.__name__}: p is .*; expected a probability in \(0, 1\)"):
         channel(p)
+
+
+def bernoulli(*shape):
+    return dist.Bernoulli(logits=2 * torch.randn(shape, dtype=torch.float64))
+
+
+def categorical(*shape, num_classes=4):
+    return dist.Categorical(logits=2 * torch.randn(*shape, num_classes, dtype=torch.float64))
+
+
+def normal(*shape, dtype=torch.float64):
+    return dist.Normal(torch.randn(shape, dtype=dtype), 0.1 + torch.rand(shape, dtype=dtype))
+
+
+PAIRS = [  # a channel and predictions that it fits
+    (Flip(0.2), bernoulli),
+    (SaltAndPepper(0.3), bernoulli),
+    (Replace(0.3, 4), categorical),
+    (GaussianNoise(0.5), normal),
+]
+NAMES = [str(channel) for channel, _ in PAIRS]
+
+
+def draw(channel, prediction):
+    """Cues from the channel, of patterns from the prediction."""
+    return channel(prediction.sample().double())
+
+
+@given(p=st.floats(1e-4, 1 - 1e-4), number=st.integers(2, 6), data=st.data())
+def test_bayes_rule_of_classes(p, number, data):
+    logits = torch.tensor(data.draw(st.lists(st.floats(-8, 8), min_size=number, max_size=number))).double()
+    cue = data.draw(st.integers(0, number - 1))
+    prior = logits.softmax(-1)
+    likelihood = torch.full_like(prior, p / number)
+    likelihood[cue] += 1 - p
+    evidence = (prior * likelihood).sum()
+    prediction, cues = dist.Categorical(logits=logits.unsqueeze(0)), torch.tensor([float(cue)], dtype=torch.float64)
+    channel = Replace(p)
+    torch.testing.assert_close(channel.log_evidence(cues, prediction)[0], evidence.log())
+    torch.testing.assert_close(channel.posterior(cues, prediction).probs[0], prior * likelihood / evidence)
+
+
+def test_two_classes_are_salt_and_pepper():
+    prediction = bernoulli(3, 5)
+    logits = torch.stack((torch.zeros_like(prediction.logits), prediction.logits), -1)
+    cues = draw(SaltAndPepper(0.3), prediction)
+    one = SaltAndPepper(0.3).log_evidence(cues, prediction)
+    torch.testing.assert_close(one, Replace(0.3).log_evidence(cues, dist.Categorical(logits=logits)))
+
+
+@given(loc=st.floats(-2, 2), cue=st.floats(-2, 2), log_scale=st.floats(-1.5, 0.5), log_noise=st.floats(-1.5, 0.5))
+def test_bayes_rule_of_noise(loc, cue, log_scale, log_noise):
+    """Against quadrature, on a grid far finer than the narrowest of the densities."""
+    scale, noise = math.exp(log_scale), math.exp(log_noise)
+    x = torch.linspace(-20, 20, 20001, dtype=torch.float64)
+    joint = (dist.Normal(loc, scale).log_prob(x) + dist.Normal(x, noise).log_prob(torch.tensor(cue).double())).exp()
+    evidence = torch.trapezoid(joint, x)
+    mean = torch.trapezoid(x * joint, x) / evidence
+    variance = torch.trapezoid((x - mean) ** 2 * joint, x) / evidence
+    prediction = dist.Normal(*torch.tensor([[loc], [scale]], dtype=torch.float64))
+    cues = torch.tensor([cue], dtype=torch.float64)
+    channel = GaussianNoise(noise)
+    torch.testing.assert_close(channel.log_evidence(cues, prediction)[0], evidence.log(), rtol=1e-5, atol=1e-5)
+    posterior = channel.posterior(cues, prediction)
+    torch.testing.assert_close(posterior.loc[0], mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(posterior.variance[0], variance, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [bernoulli, categorical, normal])
+def test_occlusion(make):
+    """Also with a mask that misses the dimensions of episodes and queries, and predictions with samples."""
+    visible = torch.rand(5) < 0.5
+    prediction = make(6, 2, 3, 5)
+    cues = make(2, 3, 5).sample().double()
+    channel = Occlusion(visible)
+    log_prob = prediction.log_prob(cues)
+    assert torch.equal(channel.log_evidence(cues, prediction), torch.where(visible, log_prob, 0.0))
+    draws = torch.stack([channel.posterior(cues, prediction).sample().double() for _ in range(2)])
+    assert torch.equal(draws[..., visible], cues[..., visible].expand(2, 6, 2, 3, -1))
+    torch.manual_seed(1)
+    hidden = channel.posterior(cues, prediction).sample()[..., ~visible]
+    torch.manual_seed(1)
+    assert torch.equal(hidden.double(), prediction.sample()[..., ~visible].double())
+    damaged = channel(cues)
+    assert torch.equal(damaged[..., visible], cues[..., visible])
+    assert (damaged[..., ~visible] == 0).all()
+
+
+def test_where_equals_its_parts():
+    first, second = torch.rand(5) < 0.5, torch.rand(2, 3, 5) < 0.5
+    parts = Flip(0.1), SaltAndPepper(0.7), Occlusion(torch.rand(5) < 0.5)
+    channel = Where(first, parts[0], Where(second, *parts[1:]))
+    prediction = bernoulli(2, 3, 5)
+    cues = draw(Flip(0.2), prediction)
+    evidence = [part.log_evidence(cues, prediction) for part in parts]
+    expected = torch.where(first, evidence[0], torch.where(second, evidence[1], evidence[2]))
+    assert torch.equal(channel.log_evidence(cues, prediction), expected)
+    means = [part.posterior(cues, prediction).mean for part in parts]
+    expected = torch.where(first, means[0], torch.where(second, means[1], means[2]))
+    assert torch.equal(channel.posterior(cues, prediction).mean, expected)
+    with pytest.raises(ValueError, match="Normal"):  # the parts judge the prediction
+        channel.log_evidence(cues, normal(2, 3, 5))
+
+
+def test_where_damages_each_entry_by_its_channel():
+    mask = torch.arange(20000) % 2 == 0
+    channel = Where(mask, Flip(0.1), Occlusion(torch.zeros(20000, dtype=torch.bool)))
+    wrong = channel(torch.ones(20000)) != 1
+    assert wrong[~mask].all()
+    assert abs(wrong[mask].double().mean() - 0.1) < 5 * math.sqrt(0.1 * 0.9 / 10000)
+
+
+@pytest.mark.parametrize("value", [0, 2])
+def test_damage_of_classes(value):
+    """A replacement leaves the class with probability 1 / n, and is otherwise fair: counts within 5 deviations."""
+    p, number, total = 0.3, 3, 40000
+    damaged = Replace(p, number)(torch.full((total,), float(value)))
+    for other in range(number):
+        rate = p / number + (1 - p) * (other == value)
+        share = (damaged == other).double().mean()
+        assert abs(share - rate) < 5 * math.sqrt(rate * (1 - rate) / total)
+
+
+def test_damage_of_real_patterns():
+    noise = GaussianNoise(0.5)(torch.full((40000,), 3.0)).double() - 3
+    assert abs(noise.mean()) < 5 * 0.5 / 200
+    assert abs(noise.std() - 0.5) < 5 * 0.5 / math.sqrt(2 * 40000)
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        Replace(0.5, 3),
+        Replace(0.5),
+        GaussianNoise(0.5),
+        Where(torch.arange(60) % 2 == 0, GaussianNoise(0.1), Replace(0.5, 3)),
+    ],
+    ids=str,
+)
+def test_generators_reproduce_the_damage(channel):
+    patterns = (torch.arange(60) % 3).float()
+    draws = [channel(patterns, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_replace_without_a_number_of_classes_takes_those_of_the_patterns():
+    assert set(Replace(0.9)((torch.arange(200) % 3).float()).tolist()) == {0.0, 1.0, 2.0}
+    with pytest.raises(ValueError, match=r"entries other than the classes 0 \.\.\. 1"):
+        Replace(0.9, 2)(torch.tensor([0.0, 2.0]))
+    with pytest.raises(ValueError, match="entries other than the classes"):
+        Replace(0.9, 3)(torch.tensor([0.0, 0.5]))
+
+
+def level(channel):
+    return torch.as_tensor(channel.scale if isinstance(channel, GaussianNoise) else channel.p, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+@pytest.mark.parametrize("factor", [0.3, 2.5])
+def test_level_is_recovered(channel, make, factor):
+    """Within 5 standard errors, from the curvature of the log evidence at the truth, wherever the search starts."""
+    prediction = make(1, 1, 5000)
+    cues = draw(channel, prediction)
+    start = _at(channel, float(level(channel)) * factor)
+    seen = torch.ones_like(cues, dtype=torch.bool)
+    fitted = UnknownLevel(start).fit(cues, prediction, seen, (2,))
+    assert type(fitted) is type(channel)
+    assert level(fitted).shape == (1, 1, 1)
+    true, step = float(level(channel)), 1e-3
+    low, mid, high = (_total(_at(channel, true + shift), cues, prediction) for shift in (-step, 0, step))
+    error = (-(low - 2 * mid + high) / step**2) ** -0.5
+    assert abs(level(fitted).item() - true) < 5 * error
+    assert _total(fitted, cues, prediction) >= _total(start, cues, prediction)
+
+
+def _at(channel, value):
+    return Replace(value, channel.num_classes) if isinstance(channel, Replace) else type(channel)(value)
+
+
+def _total(channel, cues, prediction):
+    return channel.log_evidence(cues, prediction).sum()
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+def test_level_is_the_most_likely(channel, make):
+    """Few entries, so that the maximum is far from the level that made them; against a grid."""
+    prediction = make(1, 1, 40)
+    cues = draw(channel, prediction)
+    seen = torch.ones_like(cues, dtype=torch.bool)
+    fitted = UnknownLevel(channel, 500).fit(cues, prediction, seen, (2,))
+    grid = torch.linspace(0.001, 0.999, 300, dtype=torch.float64).tolist()
+    best = max(_total(_at(channel, value), cues, prediction) for value in grid)
+    assert _total(fitted, cues, prediction) >= best - 1e-4
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+def test_every_iteration_makes_the_cues_more_likely(channel, make):
+    """From far off, for each of several queries: what EM guarantees."""
+    prediction = make(2, 3, 30)
+    cues = draw(channel, prediction)
+    seen = torch.rand(2, 3, 30) < 0.7
+    for start in (0.02, 0.9):
+        channels = [_at(channel, start)]
+        channels += [UnknownLevel(channels[0], n).fit(cues, prediction, seen, (2,)) for n in (1, 2, 3, 20)]
+        evidence = [torch.where(seen, one.log_evidence(cues, prediction), 0.0).sum(-1) for one in channels]
+        assert (torch.stack(evidence).diff(dim=0) >= -1e-9).all()
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+def test_levels_are_those_of_the_observed_entries_of_each_query(channel, make):
+    prediction, unknown = make(2, 3, 30), UnknownLevel(channel)
+    cues = draw(channel, prediction)
+    seen = torch.rand(2, 3, 30) < 0.6
+    fitted = level(unknown.fit(cues, prediction, seen, (2,)))
+    assert fitted.shape == (2, 3, 1)
+    others = torch.where(seen, cues, draw(channel, prediction))
+    assert torch.equal(level(unknown.fit(others, prediction, seen, (2,))), fitted)  # the rest has no influence
+    for b in range(2):
+        for q in range(3):  # alone, and with only its observed entries
+            parameters = [
+                getattr(prediction, name)[b, q][seen[b, q]].unsqueeze(0).unsqueeze(0)
+                for name in (("loc", "scale") if isinstance(prediction, dist.Normal) else ("logits",))
+            ]
+            alone = (
+                dist.Normal(*parameters)
+                if isinstance(prediction, dist.Normal)
+                else type(prediction)(logits=parameters[0])
+            )
+            cue = cues[b, q][seen[b, q]].view(1, 1, -1)
+            one = unknown.fit(cue, alone, torch.ones_like(cue, dtype=torch.bool), (2,))
+            torch.testing.assert_close(level(one).squeeze(), fitted[b, q, 0])
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+def test_an_unknown_level_as_a_channel(channel, make):
+    """Without a query around it, it takes the most likely level of every cue."""
+    prediction, unknown = make(2, 3, 4, 5), UnknownLevel(channel)
+    cues = draw(channel, prediction)
+    fitted = unknown.fit(cues, prediction, torch.ones_like(cues, dtype=torch.bool), (2, 3))
+    assert level(fitted).shape == (2, 3, 1, 1)
+    assert torch.equal(unknown.log_evidence(cues, prediction), fitted.log_evidence(cues, prediction))
+    draws = []
+    for one in (unknown, fitted):
+        torch.manual_seed(1)
+        draws.append(one.posterior(cues, prediction).sample())
+    assert torch.equal(*draws)
+
+
+def test_unknown_levels_inside_where():
+    """Each from its own observed entries; what is known or has no level stays as it is."""
+    mask, seen = torch.rand(40) < 0.5, torch.rand(2, 3, 40) < 0.8
+    prediction = bernoulli(2, 3, 40)
+    cues = draw(Flip(0.2), prediction)
+    flip, salt, known = UnknownLevel(Flip(0.1)), UnknownLevel(SaltAndPepper(0.1)), Flip(0.3)
+    fitted = Where(mask, flip, Where(seen, salt, known)).fit(cues, prediction, seen, (2,))
+    torch.testing.assert_close(fitted.channel.p, flip.fit(cues, prediction, seen & mask, (2,)).p)
+    torch.testing.assert_close(fitted.other.channel.p, salt.fit(cues, prediction, seen & ~mask, (2,)).p)
+    assert fitted.other.other is known
+    assert fit(known, cues, prediction, seen, (2,)) is known
+    assert isinstance(flip, Fittable)
+    assert not isinstance(known, Fittable)
+
+
+def test_a_query_without_observed_entries_gets_a_level():
+    prediction = bernoulli(1, 2, 5)
+    cues = draw(Flip(0.2), prediction)
+    fitted = UnknownLevel(Flip(0.2)).fit(cues, prediction, torch.zeros(1, 2, 5, dtype=torch.bool), (2,))
+    assert ((fitted.p > 0) & (fitted.p < 1)).all()
+
+
+MASK = torch.ones(3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        Flip(0.1),
+        SaltAndPepper(0.1),
+        Replace(0.1),
+        GaussianNoise(1.0),
+        Occlusion(MASK),
+        Where(MASK, Flip(0.1), Flip(0.2)),
+    ],
+    ids=str,
+)
+def test_channels_are_channels(channel):
+    assert isinstance(channel, Channel)
+    assert str(channel).startswith(type(channel).__name__)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Replace(0.0), r"Replace: p is 0.0; expected a probability in \(0, 1\)"),
+        (lambda: Replace(math.nan), r"Replace: p is nan"),
+        (lambda: Replace(0.1, 1), "Replace: num_classes is 1; expected at least 2"),
+        (lambda: GaussianNoise(0.0), "GaussianNoise: scale is 0.0; expected a positive standard deviation"),
+        (lambda: GaussianNoise(-1.0), "GaussianNoise: scale is -1.0"),
+        (lambda: GaussianNoise(math.inf), "GaussianNoise: scale is inf"),
+        (lambda: GaussianNoise(math.nan), "GaussianNoise: scale is nan"),
+        (lambda: Occlusion(torch.ones(3)), "Occlusion: visible is torch.float32; expected a tensor of torch.bool"),
+        (lambda: Occlusion([True]), "Occlusion: visible is .*list.*; expected a tensor of torch.bool"),
+        (lambda: Where(torch.ones(3), Flip(0.1), Flip(0.2)), "Where: mask is torch.float32; expected a tensor of"),
+        (lambda: UnknownLevel(Occlusion(MASK)), "UnknownLevel: channel is Occlusion.*expected Flip, SaltAndPepper"),
+        (lambda: UnknownLevel(Where(MASK, Flip(0.1), Flip(0.2))), "UnknownLevel: channel is Where"),
+        (lambda: UnknownLevel(Flip(0.1), 0), "UnknownLevel: num_iterations is 0; expected at least 1"),
+        (lambda: CategoricalLikelihood(1), "CategoricalLikelihood: num_classes is 1; expected at least 2"),
+        (lambda: NormalLikelihood(0.0), "NormalLikelihood: scale is 0.0; expected a positive standard deviation"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("channel", [Occlusion(MASK), Where(MASK, Flip(0.1), Flip(0.2))], ids=str)
+def test_mask_of_another_shape(channel):
+    cues, prediction = torch.ones(2, 2, 4), dist.Bernoulli(logits=torch.zeros(2, 2, 4))
+    calls = [
+        lambda: channel(cues),
+        lambda: channel.log_evidence(cues, prediction),
+        lambda: channel.posterior(cues, prediction),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"of shape \(3,\).*mask does not broadcast .* shape \(2, 2, 4\)"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("channel", "make", "message"),
+    [
+        (Flip(0.1), normal, r"Flip\(0.1\) damages entries of a Bernoulli likelihood; this one is Normal"),
+        (SaltAndPepper(0.1), categorical, r"SaltAndPepper\(0.1\) damages entries of a Bernoulli .* Categorical"),
+        (GaussianNoise(0.1), bernoulli, r"GaussianNoise\(0.1\) damages entries of a Normal likelihood; .* Bernoulli"),
+        (Replace(0.1), bernoulli, r"Replace\(0.1\) damages entries of a Categorical likelihood; .* Bernoulli"),
+    ],
+    ids=str,
+)
+def test_channel_of_another_likelihood(channel, make, message):
+    prediction, cues = make(2, 2, 3), torch.ones(2, 2, 3, dtype=torch.float64)
+    for one in (channel, UnknownLevel(channel)):
+        for call in (one.log_evidence, one.posterior):
+            with pytest.raises(ValueError, match=message):
+                call(cues, prediction)

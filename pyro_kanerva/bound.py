@@ -1,0 +1,29 @@
+"""The evidence lower bound, term by term."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Bound(NamedTuple):
+    """The terms of the evidence lower bound, each (B,), in nats per pattern.
+
+    ``reconstruction`` is E_q log p(x_t | w_t, M), ``address_kl`` E_q KL(q(w_t | x_t, M) || p(w)), and
+    ``memory_kl`` KL(q(M) || p(M)) / T.
+    """
+
+    reconstruction: Tensor
+    address_kl: Tensor
+    memory_kl: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        """``reconstruction - address_kl - memory_kl``, a lower bound on ``log p(X) / T``: the honest figure."""
+        return self.conditional_bound - self.memory_kl
+
+    @property
+    def conditional_bound(self) -> Tensor:
+        """``reconstruction - address_kl``: as if the memory were given for free."""
+        return self.reconstruction - self.address_kl

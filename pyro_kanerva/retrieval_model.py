@@ -1,0 +1,98 @@
+"""A query as a Pyro model, for use with Pyro's own inference and inside larger models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_kanerva.channels import Channel, UnknownLevel
+from pyro_kanerva.likelihoods import expected_and_mode
+from pyro_kanerva.memory import Memory
+from pyro_kanerva.priors import as_distribution
+from pyro_kanerva.retrieval import check_channel
+
+
+class Cue(dist.TorchDistribution):
+    """The entries of a cue: a prediction seen through a channel, with the pattern itself summed out.
+
+    :param prediction: distribution of the entries of the pattern.
+    :param channel: ``log_prob`` needs its ``log_evidence``; sampling also needs that it can damage patterns.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    support = constraints.real
+
+    def __init__(self, prediction: dist.TorchDistribution, channel: Channel) -> None:
+        self.prediction, self.channel = prediction, channel
+        super().__init__(prediction.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Cue:
+        """The same distribution with more dimensions on the left."""
+        return Cue(self.prediction.expand(batch_shape), self.channel)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """A damaged draw of the pattern."""
+        damage: Any = self.channel
+        return damage(self.prediction.sample(sample_shape).to(torch.get_default_dtype()))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(c) of every entry, in nats."""
+        return self.channel.log_evidence(value, self.prediction)
+
+
+def retrieval_model(
+    memory: Memory,
+    channel: Channel,
+    cues: Tensor | None = None,
+    *,
+    num_cues: int = 1,
+    observed: Tensor | None = None,
+) -> Tensor:
+    r"""The generative model of a query, for Pyro's handlers and inference.
+
+    ::
+
+        M    ~ q(M)                           "memory",  batch (B, 1), event (K, C)
+        w_q  ~ address prior                  "address", batch (B, Q), event (K,)
+        c_q  ~ p(c | decoder(M^T w_q))        "cue",     batch (B, Q), event E, the pattern summed out
+        x_q  = mean of p(x | c, w, M)         "recalled", deterministic; of classes the mode
+
+    Plates are "episode" (dim -2) and "cue_plate" (dim -1). Condition it on a memory to ask what
+    :meth:`Memory.query` asks: ``poutine.condition(retrieval_model, {"memory": R.unsqueeze(-3)})`` with the
+    posterior mean R has the energy of the query as its negative log joint.
+
+    :param memory: what is stored, B memories.
+    :param channel: how a cue comes from its pattern; a known level.
+    :param cues: (B, Q) + E, or None to draw them.
+    :param num_cues: Q where ``cues`` is None.
+    :param observed: bool, broadcastable to the cues; False entries carry no evidence.
+    :return: the site "recalled", (B, Q) + E; with cues drawn, the cues.
+    :raises ValueError: if the cues do not fit the machine or the memory, or the channel is none, or of
+        unknown level.
+    """
+    if channel is None or isinstance(channel, UnknownLevel):
+        raise ValueError(f"retrieval_model(): channel is {channel!r}; expected a channel of a known level.")
+    check_channel(channel, "retrieval_model()")
+    machine, event_shape = memory.machine, memory.event_shape
+    if cues is not None:
+        cues = memory.check(cues, "retrieval_model()", "cues")
+        num_cues = cues.shape[1]
+    with pyro.plate("episode", memory.posterior.batch_shape[0], dim=-2):
+        matrix = pyro.sample("memory", memory.posterior.unsqueeze(-1)).squeeze(-3)
+        with pyro.plate("cue_plate", num_cues, dim=-1):
+            address = pyro.sample("address", as_distribution(machine.address_prior))
+            prediction = machine.predict(address @ matrix, event_shape)
+            entries = Cue(prediction, channel)
+            seen: dist.TorchDistribution = entries if observed is None else dist.MaskedDistribution(entries, observed)
+            found = pyro.sample("cue", seen.to_event(len(event_shape)), obs=cues)
+            if cues is None:
+                return found
+            with torch.no_grad():
+                posterior = channel.posterior(found, prediction)
+                recalled = expected_and_mode(posterior.expand((1, *posterior.batch_shape)))[0]
+            return pyro.deterministic("recalled", recalled, event_dim=len(event_shape))

@@ -1,0 +1,112 @@
+"""The query as a Pyro program: the same energy, and Pyro's handlers work on it."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.contrib.autoname import scope
+from pyro.infer import Predictive
+
+from pyro_kanerva import (
+    CategoricalLikelihood,
+    Flip,
+    GaussianMemory,
+    GaussianNoise,
+    KanervaMachine,
+    MLPDecoder,
+    MLPEncoder,
+    NormalLikelihood,
+    Replace,
+    UnknownLevel,
+    retrieval_model,
+)
+
+
+def normal():
+    machine = KanervaMachine(
+        MLPEncoder((6,), 4, 16),
+        MLPDecoder(4, (6,), 16),
+        memory_prior=GaussianMemory(3, 4),
+        likelihood=NormalLikelihood(0.5),
+    )
+    return machine, torch.randn(2, 5, 6), GaussianNoise(0.3)
+
+
+def categorical():
+    machine = KanervaMachine(
+        MLPEncoder((6,), 4, 16),
+        MLPDecoder(4, (6, 3), 16),
+        memory_prior=GaussianMemory(3, 4),
+        likelihood=CategoricalLikelihood(3),
+    )
+    return machine, torch.randint(0, 3, (2, 5, 6)).float(), Replace(0.2, 3)
+
+
+def bernoulli():
+    machine = KanervaMachine(
+        MLPEncoder((1, 2, 3), 4, 16), MLPDecoder(4, (1, 2, 3), 16), memory_prior=GaussianMemory(3, 4)
+    )
+    return machine, (torch.rand(2, 5, 1, 2, 3) < 0.4).float(), Flip(0.1)
+
+
+@pytest.fixture(params=[bernoulli, normal, categorical], ids=lambda make: make.__name__)
+def parts(request):
+    return request.param()
+
+
+def log_joint(memory, channel, cues, address, observed=None):
+    known = {"memory": memory.posterior.loc.unsqueeze(-3), "address": address}
+    trace = poutine.trace(poutine.condition(retrieval_model, known)).get_trace(memory, channel, cues, observed=observed)
+    trace.compute_log_prob()
+    return trace.nodes["cue"]["log_prob"] + trace.nodes["address"]["log_prob"], trace
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_log_joint_is_the_energy_of_the_query(parts, masked):
+    machine, patterns, channel = parts
+    memory = machine.write(patterns)
+    cues = channel(patterns)
+    observed = torch.rand(patterns.shape[2:]) < 0.5 if masked else None
+    retrieval = memory.query(cues, num_steps=5, channel=channel, observed=observed)
+    joint, trace = log_joint(memory, channel, cues, retrieval.address[-1], observed)
+    torch.testing.assert_close(-joint, retrieval.energy[-1], rtol=1e-4, atol=1e-4)
+    if not masked and not isinstance(machine.likelihood, NormalLikelihood):
+        recalled = trace.nodes["recalled"]["value"]
+        assert torch.equal(recalled.round().to(cues.dtype), retrieval.patterns[-1])
+
+
+def test_shapes_draws_and_predictive(parts):
+    machine, patterns, channel = parts
+    memory = machine.write(patterns)
+    trace = poutine.trace(retrieval_model).get_trace(memory, channel, num_cues=7)
+    assert trace.nodes["memory"]["value"].shape == (2, 1, 3, 4)
+    assert trace.nodes["address"]["value"].shape == (2, 7, 3)
+    assert trace.nodes["_RETURN"]["value"].shape == (2, 7, *patterns.shape[2:])
+    drawn = trace.nodes["cue"]["value"]
+    assert machine.check_patterns(drawn, "test").shape == drawn.shape  # a cue is in the support of the likelihood
+    samples = Predictive(retrieval_model, num_samples=3)(memory, channel, patterns)
+    assert samples["recalled"].shape == (3, *patterns.shape)
+
+
+def test_inside_a_larger_model(parts):
+    """Two memories that share what comes after: the sites are kept apart by a scope."""
+    machine, patterns, channel = parts
+    memories = machine.write(patterns[:1]), machine.write(patterns[1:])
+
+    def larger():
+        means = []
+        for name, memory, cues in zip("ab", memories, patterns.split(1), strict=True):
+            with scope(prefix=name):
+                means.append(retrieval_model(memory, channel, cues).mean())
+        return pyro.sample("y", pyro.distributions.Normal(sum(means), 1.0), obs=torch.tensor(1.0))
+
+    trace = poutine.trace(larger).get_trace()
+    assert {"a/address", "b/address", "a/cue", "b/cue", "y"} <= set(trace.nodes)
+    assert trace.log_prob_sum().isfinite()
+
+
+@pytest.mark.parametrize("channel", [None, UnknownLevel(Flip(0.1))])
+def test_a_channel_of_known_level_is_needed(channel):
+    machine, patterns, _ = bernoulli()
+    with pytest.raises(ValueError, match=r"retrieval_model\(\): channel is .*; expected a channel of a known level"):
+        retrieval_model(machine.write(patterns), channel, patterns)
