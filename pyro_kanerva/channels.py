@@ -86,7 +86,8 @@ class _Mixture:
     ) -> _Mixture:
         """The M-step: p becomes the expected share of damaged entries."""
         damaged = self._log_odds_of_damage(cues, prediction).sigmoid()
-        return self._with_level(_mean_of_observed(damaged, observed, dims).clamp(1e-4, 1 - 1e-4))
+        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)  # the evidence is NaN then as well
+        return self._with_level(share.clamp(1e-6, 1 - 1e-6))
 
 
 class Flip(_Mixture):
@@ -257,7 +258,8 @@ class GaussianNoise:
         """The M-step: the variance becomes E[(c - x)^2]."""
         posterior = self.posterior(cues, prediction)
         squared = (cues - posterior.loc) ** 2 + posterior.scale**2
-        return GaussianNoise(_mean_of_observed(squared, observed, dims).clamp(min=1e-10).sqrt())
+        variance = _mean_of_observed(squared, observed, dims).nan_to_num(1.0, posinf=1.0)
+        return GaussianNoise(variance.clamp(min=1e-10).sqrt())
 
 
 class Occlusion:

@@ -49,7 +49,8 @@ class VariationalEnergy:
 
     The covariance of q(w) is that of q(w | x, M) in the linear-Gaussian surrogate, its mean is what the
     query moves. The expectation is a mean over ``num_samples`` deviations in opposite pairs, drawn once for
-    a query, so that the energy stays one function of the mean and descent holds exactly.
+    a query, so that the energy stays one function of the mean and descent holds exactly. They belong to a
+    cue's place among the cues: the same cue elsewhere has others.
 
     :param num_samples: even; each costs a decoder pass.
     :param seed: of the deviations.

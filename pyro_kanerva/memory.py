@@ -77,7 +77,7 @@ class Memory:
 
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:
-        """One-step reconstructions (B, Q) + E of ``cues`` (B, Q) + E: the mean of p(x | w, M).
+        """One-step reconstructions (B, Q) + E of ``cues`` (B, Q) + E: the mean of p(x | w, M), of classes the mode.
 
         M is the posterior mean, w the mean of the reader's q(w | cue, M).
 
@@ -85,7 +85,8 @@ class Memory:
         """
         cues = self.check(cues, "read()", "cues")
         address = self.machine.read_codes(self.machine.encode(cues), self.posterior.loc).mean
-        return self.machine.decode(address @ self.posterior.loc, self.event_shape).mean
+        prediction = self.predict(address)
+        return expected_and_mode(prediction.expand((1, *prediction.batch_shape)))[0]
 
     def query(
         self,
@@ -239,7 +240,7 @@ class Memory:
         else:
             seen = seen if observed is None else check_observed(observed, cues)
             evidence = fit(channel, cues, prediction, seen, dims).log_evidence(cues, prediction)
-        evidence = torch.where(seen, evidence, 0.0).sum(dims) if dims else evidence
+        evidence = torch.where(seen, evidence, 0.0).sum(dims)
         return -evidence - as_distribution(self.machine.address_prior).log_prob(address)
 
     def _matrix(self, matrix: Tensor | None) -> Tensor:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
 
 _STEPS_OF_LBFGS = 3  # in each w-step of a query with a channel
-_NEGLIGIBLE = 0.01  # nats; a converged query whose energy still falls by more goes on
+_NEGLIGIBLE = 0.01  # nats: a converged query whose energy still falls by more goes on
 _HISTORY = 8  # pairs of steps and gradient differences that L-BFGS remembers
 
 
@@ -45,8 +45,9 @@ class Retrieval(NamedTuple):
 
     ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
     never rises along dim 0. ``address`` (S + 1, B, Q, K): of the energy's q(w) the mean. ``converged`` (B, Q),
-    bool: in the last step no entry changed, or the energy fell by at most the tolerance. Once it has fallen
-    by less than 0.01 nats as well, the query stands still. A query that could not go on for NaN or infinite values of the networks has not converged.
+    bool: in the last step no entry changed, or the energy fell by at most the tolerance; False where NaN or
+    infinite values of the networks kept a query from going on. A converged query stands still once its
+    energy falls by less than 0.01 nats.
     """
 
     patterns: Tensor
@@ -97,7 +98,9 @@ class _Descent:
         self.curvature = torch.ones_like(everyone, dtype=cues.dtype)  # of the inverse, relative to the preconditioner
         self.step_size = torch.ones_like(self.curvature)
         self.guessing = everyone.clone()  # where the closed-form address still helps
-        self.stuck = ~everyone
+        self.broken = ~everyone  # since the last move there were only values that are NaN or infinite
+        self.moved = ~everyone  # in this step
+        self.promise = torch.zeros_like(self.curvature)  # nats that the next gradient step should gain, to first order
         self.pattern = cues  # without a channel, the x of the energy
         self.state = self._start(everyone)
 
@@ -113,9 +116,10 @@ class _Descent:
             if self.channel is None:
                 self.pattern = torch.where(self.observed, cues, prediction.mode)
         trial = self.evaluate(self._address_of(cues, everyone), everyone, with_gradient)
-        if hidden or not bool(trial.energy.isfinite().all()):
+        doubtful = (~self.observed).flatten(2).any(-1) | ~trial.energy.isfinite()
+        if bool(doubtful.any()):
             other = self.evaluate(center, everyone, with_gradient)
-            trial = self._choose(~(trial.energy <= other.energy), other, trial)
+            trial = self._choose(doubtful & ~(trial.energy <= other.energy), other, trial)
         if not bool(trial.energy.isfinite().all()):
             raise ValueError(
                 "query(): the energy of a cue is NaN or infinite. The decoder returns extreme values: if training "
@@ -173,9 +177,15 @@ class _Descent:
         """Go to ``address`` where that does not raise the energy, and tell where, (B, Q)."""
         trial = self.evaluate(address, active, with_gradient)
         lower = trial.energy <= self.state.energy  # False for NaN
-        self.stuck = (self.stuck | (active & ~trial.energy.isfinite())) & ~lower
+        moved = lower & (address != self.state.address).any(-1)
+        self.broken = (self.broken | (active & ~trial.energy.isfinite())) & ~moved
+        self.moved |= moved
         self.state = self._choose(lower, trial, self.state)
         return lower
+
+    def settled(self) -> Tensor:
+        """Where a step that gained little means that there is little to gain, (B, Q)."""
+        return self.moved | (self.promise <= _NEGLIGIBLE)
 
     def x_step(self, active: Tensor) -> None:
         """Without a channel: the pattern becomes the mode of p(x | w). With one, ``evaluate`` has done it."""
@@ -189,10 +199,12 @@ class _Descent:
         if not bool(rejected.any()):
             return
         gradient = self.evaluate(self.state.address, rejected, with_gradient=True).gradient
-        address = self.state.address - self.step_size.unsqueeze(-1) * self._precondition(gradient)
+        direction = self._precondition(gradient)
+        address = self.state.address - self.step_size.unsqueeze(-1) * direction
         lower = self.move(address, rejected, with_gradient=False)
         adapted = self.step_size * torch.where(lower, 1.5, 0.3)
         self.step_size = torch.where(rejected, adapted, self.step_size)
+        self.promise = torch.where(rejected, self.step_size * (gradient * direction).sum(-1), 0.0)
 
     def search(self, active: Tensor) -> None:
         """The w-step with a channel."""
@@ -205,6 +217,8 @@ class _Descent:
             lower = self.move(address, active, with_gradient=True)
             self._remember(self.state.address - old.address, self.state.gradient - old.gradient)
             self.step_size = torch.where(active & ~lower, self.step_size * 0.4, 1.0)
+        gradient = self.state.gradient
+        self.promise = self.step_size * (gradient * self._precondition(gradient)).sum(-1)
 
     def _precondition(self, gradient: Tensor) -> Tensor:
         return gradient @ (self.scale_tril @ self.scale_tril.mT)
@@ -256,7 +270,7 @@ def query(
         active = ~converged
         for _ in range(num_steps):
             if bool(active.any()):
-                descent.stuck.zero_()
+                descent.moved.zero_()
                 if channel is None:
                     descent.x_step(active)
                     descent.attract(active)
@@ -268,8 +282,12 @@ def query(
             addresses.append(descent.state.address)
             fall = energies[-2] - energies[-1]
             same = (patterns[-1] == patterns[-2]).flatten(2).all(-1)
-            converged = (same | (fall <= tolerance)) & ~descent.stuck
-            active &= ~(converged & (fall <= max(tolerance, _NEGLIGIBLE)))
+            # those that stand still keep their last verdict
+            converged = torch.where(active, (same | (fall <= tolerance)) & ~descent.broken, converged)
+            still = converged & descent.settled() & (fall <= max(tolerance, _NEGLIGIBLE))
+            if len(patterns) == 2:  # what a cue shows in hidden entries means nothing
+                still &= descent.observed.flatten(2).all(-1)
+            active &= ~still
         return Retrieval(torch.stack(patterns), torch.stack(energies), torch.stack(addresses), converged)
 
 
