@@ -216,6 +216,8 @@ class KanervaMachine(nn.Module):
                     f"{caller}: {name} have shape {shape}; expected (episodes, patterns) + {expected}, or "
                     f"(patterns,) + {expected} for a single episode."
                 )
+        if patterns.dim() == 2:
+            raise ValueError(f"{caller}: {name} have event shape (), single numbers; give them the event shape (1,).")
         if 0 in patterns.shape[:2]:
             raise ValueError(
                 f"{caller}: {name} have shape {tuple(patterns.shape)}, an empty batch or episode; expected at "

@@ -177,7 +177,7 @@ class _Descent:
         """Go to ``address`` where that does not raise the energy, and tell where, (B, Q)."""
         trial = self.evaluate(address, active, with_gradient)
         lower = trial.energy <= self.state.energy  # False for NaN
-        moved = lower & (address != self.state.address).any(-1)
+        moved = trial.energy < self.state.energy
         self.broken = (self.broken | (active & ~trial.energy.isfinite())) & ~moved
         self.moved |= moved
         self.state = self._choose(lower, trial, self.state)

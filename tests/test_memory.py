@@ -6,7 +6,16 @@ import pickle
 import pytest
 import torch
 
-from pyro_kanerva import Memory, OnlineWriter, conjugate
+from pyro_kanerva import (
+    CategoricalLikelihood,
+    GaussianMemory,
+    KanervaMachine,
+    Memory,
+    MLPDecoder,
+    MLPEncoder,
+    OnlineWriter,
+    conjugate,
+)
 
 
 def test_write_is_the_writer_on_the_codes(make_machine, patterns):
@@ -186,3 +195,16 @@ def test_bad_number_of_samples(make_machine, patterns):
         memory.generate(0)
     with pytest.raises(ValueError, match="num_steps is -1"):
         memory.generate(2, num_steps=-1)
+
+
+def test_read_of_classes_is_their_mode():
+    machine = KanervaMachine(
+        MLPEncoder((6,), 4, 16),
+        MLPDecoder(4, (6, 3), 16),
+        memory_prior=GaussianMemory(3, 4),
+        likelihood=CategoricalLikelihood(3),
+    )
+    patterns = torch.randint(0, 3, (2, 5, 6)).float()
+    memory = machine.write(patterns)
+    address = machine.read_codes(machine.encode(patterns), memory.posterior.loc).mean
+    assert torch.equal(memory.read(patterns), memory.predict(address).logits.argmax(-1).float())
