@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -246,6 +247,48 @@ def evaluate_basins(
             shares.append((wrong < threshold).double().mean(-1))
         reached.append(torch.cat(shares))
     return interval(levels, torch.stack(reached, -1))
+
+
+def query_cost(
+    machine: KanervaMachine,
+    patterns: Tensor,
+    damage: Damage,
+    *,
+    channel: Channel | None,
+    num_steps: int = 10,
+    seed: int = 0,
+) -> tuple[float, list[float], list[float]]:
+    """What a query of all ``patterns`` (B, T) + E costs.
+
+    :return: its time relative to ``num_steps`` plain passes through encoder and decoder, in the same run; and
+        after each step the decoder passes of a cue so far and the mean error. With a channel a pass is forward
+        and backward; without one, most are forward alone.
+    :raises ValueError: if the decoder is not a module, whose passes can be counted.
+    """
+    if not isinstance(machine.decoder, torch.nn.Module):
+        raise ValueError("query_cost(): the decoder is not an nn.Module, so that its passes cannot be counted.")
+    memory, cues = machine.write(patterns), damage(patterns, _generator(patterns, seed, 0))
+    memory.query(cues, num_steps=1, channel=channel)  # warm up
+    start = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(num_steps):
+            machine.decode(machine.encode(cues), memory.event_shape)
+    plain = time.perf_counter() - start
+    start = time.perf_counter()
+    memory.query(cues, num_steps=num_steps, channel=channel)
+    ratio = (time.perf_counter() - start) / plain
+    rows: list[int] = []
+    passes, errors = [], []
+    handle = machine.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    try:
+        for steps in range(1, num_steps + 1):
+            rows.clear()
+            retrieval = memory.query(cues, num_steps=steps, channel=channel)
+            passes.append(sum(rows) / cues.shape[:2].numel())
+            errors.append(entry_error(retrieval.patterns[-1], patterns).mean().item())
+    finally:
+        handle.remove()
+    return ratio, passes, errors
 
 
 def evaluate_recognition(

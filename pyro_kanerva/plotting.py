@@ -191,7 +191,7 @@ def curves(
     :raises ValueError: if there are no curves, or more than 8.
     """
     styles = _styles(curves, "curves()")
-    ax = _axes(ax, (5, 3.2))
+    ax = _axes(ax, (7.5 if len(curves) > 4 else 5, 3.2))
     for style, curve in zip(styles, curves.values(), strict=True):
         ax.plot(curve.x, curve.mean, markersize=4, linewidth=1.5, **style)
         ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)

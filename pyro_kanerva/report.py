@@ -121,6 +121,7 @@ def full(run: Path, machine: KanervaMachine, data: HeldOut, others: Sequence[tup
     wrong = "wrong pixels"
     keep("noise", table, plotting.curves(curves, xlabel="step", ylabel=wrong, percent=True, log_y=True))
     keep("baselines", _baselines(machine, data))
+    keep("cost", _cost(machine, data))
     image = data.recalled[0].shape[2:]
     hidden = torch.zeros(image, dtype=torch.bool, device=data.recalled[0].device)
     hidden[..., image[-1] // 2 :] = True
@@ -193,6 +194,18 @@ def _baselines(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, fl
         print(f"\nwrong pixels of baselines, {name}")
         for baseline, error in result[name].items():
             print(f"  {baseline:<56}{error:8.2%}")
+    return result
+
+
+def _cost(machine: KanervaMachine, data: HeldOut) -> dict[str, Any]:
+    patterns, result = data.recalled[0], {}
+    print(f"\ncost of 10 steps for {patterns.shape[:2].numel()} cues, relative to 10 passes of encoder and decoder")
+    for noise in (SaltAndPepper(0.15), SaltAndPepper(0.3)):
+        for name, channel in ((f"{noise}, told", noise), (f"{noise}, no channel", None)):
+            ratio, passes, errors = evaluation.query_cost(machine, patterns, noise, channel=channel, seed=data.seed)
+            result[name] = {"ratio": ratio, "passes": passes, "errors": errors}
+            told = ", ".join(f"{n:.1f}: {e:.2%}" for n, e in zip(passes, errors, strict=True))
+            print(f"  {name:<32}{ratio:6.2f}; decoder passes of a cue: wrong pixels  {told}")
     return result
 
 

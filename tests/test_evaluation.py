@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_kanerva import Flip, Occlusion
+from pyro_kanerva import Flip, KanervaMachine, Occlusion
 from pyro_kanerva.evaluation import (
     entry_error,
     evaluate_baselines,
@@ -18,6 +18,7 @@ from pyro_kanerva.evaluation import (
     familiarity,
     interval,
     join,
+    query_cost,
     recall_error,
     roc,
 )
@@ -174,3 +175,18 @@ def test_entry_error_of_iterates(patterns):
 def test_errors(make_machine, call, message):
     with pytest.raises(ValueError, match=message):
         call(make_machine())
+
+
+def test_query_cost(make_machine, patterns):
+    machine = make_machine()
+    ratio, passes, errors = query_cost(machine, patterns, Flip(0.1), channel=Flip(0.1), num_steps=3)
+    assert ratio > 0
+    assert passes == sorted(passes)
+    assert 4 <= passes[0] <= 5  # the start, the closed-form address, three steps of L-BFGS
+    assert len(errors) == 3
+    assert not machine.decoder._forward_hooks
+    machine = KanervaMachine(
+        machine.encoder, lambda codes: codes.new_zeros(len(codes), 1, 5, 7), memory_prior=machine.memory_prior
+    )
+    with pytest.raises(ValueError, match=r"query_cost\(\): the decoder is not an nn.Module"):
+        query_cost(machine, patterns, Flip(0.1), channel=None)

@@ -9,12 +9,13 @@ README = Path(__file__).parents[1] / "README.md"
 def test_readme_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
     assert namespace["retrieval"].energy.shape == (11, 1, 32)
     assert (namespace["retrieval"].energy.diff(dim=0) <= 0).all()
+    assert namespace["draws"].patterns.shape == (40, 1, 32, 1, 28, 28)
     assert namespace["sparse"].write(namespace["patterns"]).read(namespace["patterns"]).isfinite().all()
 
 
