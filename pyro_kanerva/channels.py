@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
+from pyro_kanerva.likelihoods import mean_and_mode
+
 _Distribution = TypeVar("_Distribution", bound=dist.TorchDistribution)
 
 
@@ -237,19 +239,19 @@ class GaussianNoise:
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
         noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
-        return patterns + self.scale * noise
+        return patterns + torch.as_tensor(self.scale).to(patterns) * noise
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal``."""
         prediction = _expect(self, prediction, dist.Normal)
-        prior, noise = prediction.scale**2, self.scale**2
+        prior, noise = prediction.scale**2, torch.as_tensor(self.scale).to(prediction.loc) ** 2
         loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))
         return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal``."""
         prediction = _expect(self, prediction, dist.Normal)
-        scale = (prediction.scale**2 + self.scale**2) ** 0.5
+        scale = (prediction.scale**2 + torch.as_tensor(self.scale).to(prediction.loc) ** 2) ** 0.5
         return dist.Normal(prediction.loc, scale, validate_args=False).log_prob(cues)
 
     def _refit(
@@ -287,7 +289,10 @@ class Occlusion:
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(x = c) of every entry that is visible, in nats, else 0."""
-        return torch.where(_broadcast(self, self.visible, cues), prediction.log_prob(cues), 0.0)
+        visible = _broadcast(self, self.visible, cues)
+        with torch.no_grad():  # what the cue shows where it is hidden may lie outside the support
+            legal = torch.where(visible, cues, mean_and_mode(prediction)[1])
+        return torch.where(visible, prediction.log_prob(legal), 0.0)
 
 
 class Where:
@@ -310,12 +315,16 @@ class Where:
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
         """p(x | c) of every entry under its channel."""
+        if has_unknown_level(self):
+            return self._fit_each(cues, prediction).posterior(cues, prediction)
         mask = _broadcast(self, self.mask, cues).expand(prediction.batch_shape)
         other, one = (part.posterior(cues, prediction) for part in (self.other, self.channel))
         return dist.MaskedMixture(mask, other, one, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, under its channel."""
+        if has_unknown_level(self):
+            return self._fit_each(cues, prediction).log_evidence(cues, prediction)
         one, other = (part.log_evidence(cues, prediction) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, cues), one, other)
 
@@ -324,6 +333,9 @@ class Where:
         mask = _broadcast(self, self.mask, cues)
         parts = ((self.channel, observed & mask), (self.other, observed & ~mask))
         return Where(self.mask, *(fit(part, cues, prediction, seen, dims) for part, seen in parts))
+
+    def _fit_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Where:
+        return self.fit(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
 
 
 class UnknownLevel:
@@ -372,8 +384,19 @@ class UnknownLevel:
         return self._fit_each(cues, prediction).log_evidence(cues, prediction)
 
     def _fit_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
-        observed = torch.ones_like(cues, dtype=torch.bool)
-        return self.fit(cues, prediction, observed, tuple(range(2 - cues.dim(), 0)))
+        return self.fit(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
+
+
+def _entry_dims(cues: Tensor) -> tuple[int, ...]:
+    """The dimensions of a pattern in cues (B, Q) + E."""
+    return tuple(range(2 - cues.dim(), 0))
+
+
+def has_unknown_level(channel: object) -> bool:
+    """Whether ``channel`` is, or holds, an :class:`UnknownLevel`."""
+    if isinstance(channel, Where):
+        return has_unknown_level(channel.channel) or has_unknown_level(channel.other)
+    return isinstance(channel, UnknownLevel)
 
 
 def fit(

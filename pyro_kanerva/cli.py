@@ -311,7 +311,14 @@ def _held_out_labels(config: dict[str, Any], name: str) -> Tensor:
     chosen = load_images(config["data"], where).labels
     if labels is None or chosen is None:
         raise ValueError(f"--group-by: {config['data']} holds no labels; it must be an .npz file with an array {name}.")
-    return labels[chosen == int(value)]
+    groups = labels[chosen == int(value)]
+    largest = int(groups.unique(return_counts=True)[1].max())
+    if largest < 2 * config["episode_length"]:
+        raise ValueError(
+            f"--group-by {name}: the largest group has {largest} images; expected one of at least "
+            f"{2 * config['episode_length']}, two episodes."
+        )
+    return groups
 
 
 def _report(

@@ -109,10 +109,19 @@ def entry_error(recalled: Tensor, patterns: Tensor) -> Tensor:
 
 
 def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
-    """How far a query was from the ``patterns`` (B, Q) + E that its cues came from."""
+    """How far a query was from the ``patterns`` (B, Q) + E that its cues came from.
+
+    :raises ValueError: if the patterns are not as many, or of another shape.
+    """
+    if patterns.shape != retrieval.patterns.shape[1:]:
+        raise ValueError(
+            f"recall_error(): patterns have shape {tuple(patterns.shape)}; expected that of the retrieval's cues, "
+            f"{tuple(retrieval.patterns.shape[1:])}."
+        )
     never_rose = (retrieval.energy.diff(dim=0) <= 0).all(0).double().mean().item()
     moved = (retrieval.patterns[1:] != retrieval.patterns[:-1]).flatten(3).any(-1)  # (S, B, Q)
-    last = (moved * torch.arange(1, len(moved) + 1, device=moved.device).view(-1, 1, 1)).amax(0)
+    numbers = torch.arange(1, len(moved) + 1, device=moved.device).view(-1, 1, 1)
+    last = (moved * numbers).amax(0) if len(moved) else moved.new_zeros(moved.shape[1:])
     return RecallError(entry_error(retrieval.patterns, patterns).mT, never_rose, last.double().mean(-1))
 
 
@@ -133,6 +142,7 @@ def evaluate_recall(
     """
     parts = []
     for number, patterns in enumerate(batches):
+        patterns = machine.check_patterns(patterns, "evaluate_recall()")
         cues = damage(patterns, _generator(patterns, seed, number))
         parts.append(recall_error(patterns, machine.write(patterns).query(cues, num_steps=num_steps, channel=channel)))
     if not parts:
@@ -154,6 +164,7 @@ def evaluate_completion(
     """
     errors: dict[str, list[Tensor]] = {"blank": [], "query": [], "mean of the chain": []}
     for patterns in batches:
+        patterns = machine.check_patterns(patterns, "evaluate_completion()")
         memory, cues = machine.write(patterns), torch.where(hidden, 0.0, patterns)
         draws = memory.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
         recalled = (cues, memory.query(cues, channel=occlusion).patterns[-1], (draws.mean(0) > 0.5).to(cues.dtype))
@@ -172,6 +183,7 @@ def evaluate_baselines(
     """
     errors: dict[str, list[Tensor]] = {}
     for number, patterns in enumerate(batches):
+        patterns = machine.check_patterns(patterns, "evaluate_baselines()")
         cues = damage(patterns, _generator(patterns, seed, number))
         fits = max(1, machine.num_slots * machine.code_size // patterns[0, 0].numel())
         recalled = {
@@ -236,7 +248,7 @@ def evaluate_basins(
     :param told: whether the query is told the channel.
     :param threshold: the largest share of wrong entries of a pattern that counts as reached.
     """
-    batches = list(batches)
+    batches = [machine.check_patterns(patterns, "evaluate_basins()") for patterns in batches]
     reached = []
     for level in levels:
         channel, shares = Flip(level), []
@@ -268,15 +280,25 @@ def query_cost(
     if not isinstance(machine.decoder, torch.nn.Module):
         raise ValueError("query_cost(): the decoder is not an nn.Module, so that its passes cannot be counted.")
     memory, cues = machine.write(patterns), damage(patterns, _generator(patterns, seed, 0))
-    memory.query(cues, num_steps=1, channel=channel)  # warm up
-    start = time.perf_counter()
-    with torch.no_grad():
-        for _ in range(num_steps):
+
+    def clock() -> float:
+        if cues.is_cuda:
+            torch.cuda.synchronize(cues.device)
+        return time.perf_counter()
+
+    def pass_through() -> None:
+        with torch.no_grad():
             machine.decode(machine.encode(cues), memory.event_shape)
-    plain = time.perf_counter() - start
-    start = time.perf_counter()
+
+    pass_through()
+    memory.query(cues, num_steps=1, channel=channel)  # both are warm now
+    start = clock()
+    for _ in range(num_steps):
+        pass_through()
+    plain = clock() - start
+    start = clock()
     memory.query(cues, num_steps=num_steps, channel=channel)
-    ratio = (time.perf_counter() - start) / plain
+    ratio = (clock() - start) / plain
     rows: list[int] = []
     passes, errors = [], []
     handle = machine.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
@@ -299,12 +321,18 @@ def evaluate_recognition(
     Three scores: "evidence", :meth:`Memory.log_evidence`; "evidence ratio", less that of a memory that
     holds nothing; and "familiarity", :func:`familiarity`.
 
-    :raises ValueError: if there are no batches.
+    :raises ValueError: if there are no batches, or the number of patterns in an episode is odd.
     """
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {"evidence": [], "evidence ratio": [], "familiarity": []}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for patterns in batches:
+            patterns = machine.check_patterns(patterns, "evaluate_recognition()")
+            if patterns.shape[1] % 2:
+                raise ValueError(
+                    f"evaluate_recognition(): episodes have {patterns.shape[1]} patterns; expected an even number, one "
+                    "half to be stored and one not."
+                )
             stored, other = patterns.chunk(2, 1)
             memory, empty = machine.write(stored), machine.prior_memory(len(patterns))
             evidence = [memory.log_evidence(half, num_samples=num_samples) for half in (stored, other)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_kanerva import _files
 from pyro_kanerva.channels import Channel, fit
 from pyro_kanerva.energies import Energy, PointEnergy
-from pyro_kanerva.likelihoods import expected_and_mode
+from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import as_distribution
 
@@ -85,8 +85,7 @@ class Memory:
         """
         cues = self.check(cues, "read()", "cues")
         address = self.machine.read_codes(self.machine.encode(cues), self.posterior.loc).mean
-        prediction = self.predict(address)
-        return expected_and_mode(prediction.expand((1, *prediction.batch_shape)))[0]
+        return mean_and_mode(self.predict(address))[0]
 
     def query(
         self,
@@ -196,10 +195,9 @@ class Memory:
             )
         prior = as_distribution(self.machine.address_prior)
         address = prior.sample((*self.posterior.batch_shape, num_samples))
-        prediction = self.predict(address, matrix=matrix)
-        expected, mode = expected_and_mode(prediction.expand((1, *prediction.batch_shape)))
+        mean, mode = mean_and_mode(self.predict(address, matrix=matrix))
         if num_steps == 0:
-            return expected
+            return mean
         return self.query(mode, num_steps=num_steps, matrix=matrix).patterns[-1]
 
     def predict(self, address: Tensor, *, matrix: Tensor | None = None) -> dist.TorchDistribution:
@@ -223,7 +221,7 @@ class Memory:
 
         ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
         (B, Q) + E. At the addresses of a query this is its energy; a single pattern of each memory is compared
-        with all addresses.
+        with all addresses. ``observed`` matters with a channel only, as in the energy of a query.
 
         :raises ValueError: if the arguments do not fit.
         """
@@ -234,11 +232,10 @@ class Memory:
         prediction = self.predict(address)
         dims = tuple(range(2, cues.dim()))
         cues = cues.expand(prediction.batch_shape)
-        seen = torch.ones_like(cues, dtype=torch.bool)
+        seen = torch.ones_like(cues, dtype=torch.bool) if observed is None else check_observed(observed, cues)
         if channel is None:
-            evidence = prediction.log_prob(cues)
+            evidence, seen = prediction.log_prob(cues), torch.ones_like(seen)
         else:
-            seen = seen if observed is None else check_observed(observed, cues)
             evidence = fit(channel, cues, prediction, seen, dims).log_evidence(cues, prediction)
         evidence = torch.where(seen, evidence, 0.0).sum(dims)
         return -evidence - as_distribution(self.machine.address_prior).log_prob(address)

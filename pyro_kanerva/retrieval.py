@@ -146,7 +146,8 @@ class _Descent:
             address = address.detach().requires_grad_(with_gradient)
             addresses = address + self.deviations  # (S, B, Q, K)
             parameters = self.machine.decoder_output((addresses @ self.memory)[:, active])
-            output = parameters.new_zeros(*addresses.shape[:3], *parameters.shape[2:])
+            # whatever the likelihood, some active row is a legal filling of those that are not decoded
+            output = parameters[:, :1].detach().unsqueeze(1).expand(*addresses.shape[:3], *parameters.shape[2:]).clone()
             output[:, active] = parameters
             prediction = self.machine.likelihood_of(output, (addresses.shape[0], *shape))
             mode_energy = address.new_zeros(shape[:2])
@@ -155,7 +156,7 @@ class _Descent:
                     mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
                 evidence, expected = prediction.log_prob(self.pattern), mode
             else:
-                dims = (0, *range(3, prediction.log_prob(self.cues).dim()))
+                dims = (0, *range(3, 1 + self.cues.dim()))
                 channel = fit(self.channel, self.cues, prediction, self.observed, dims)
                 evidence = torch.where(self.observed, channel.log_evidence(self.cues, prediction), 0.0)
                 with torch.no_grad():
@@ -301,7 +302,7 @@ def _check(num_steps: int, channel: Channel | None, tolerance: float) -> None:
 
 def check_channel(channel: object, caller: str) -> None:
     """:raises ValueError: if ``channel`` is neither None nor a channel."""
-    if channel is not None and not isinstance(channel, Channel):
+    if isinstance(channel, type) or not (channel is None or isinstance(channel, Channel)):
         raise ValueError(
             f"{caller}: channel is {channel!r}; expected None, a channel such as Flip(p) or GaussianNoise(scale), or "
             "an object with the methods posterior and log_evidence."

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_kanerva.channels import Channel, UnknownLevel
-from pyro_kanerva.likelihoods import expected_and_mode
+from pyro_kanerva.channels import Channel, has_unknown_level
+from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory import Memory
 from pyro_kanerva.priors import as_distribution
-from pyro_kanerva.retrieval import check_channel
+from pyro_kanerva.retrieval import check_channel, check_observed
 
 
 class Cue(dist.TorchDistribution):
@@ -22,23 +22,24 @@ class Cue(dist.TorchDistribution):
 
     :param prediction: distribution of the entries of the pattern.
     :param channel: ``log_prob`` needs its ``log_evidence``; sampling also needs that it can damage patterns.
+    :param dtype: of draws.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.real
 
-    def __init__(self, prediction: dist.TorchDistribution, channel: Channel) -> None:
-        self.prediction, self.channel = prediction, channel
+    def __init__(self, prediction: dist.TorchDistribution, channel: Channel, dtype: torch.dtype) -> None:
+        self.prediction, self.channel, self.dtype = prediction, channel, dtype
         super().__init__(prediction.batch_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Cue:
         """The same distribution with more dimensions on the left."""
-        return Cue(self.prediction.expand(batch_shape), self.channel)
+        return Cue(self.prediction.expand(batch_shape), self.channel, self.dtype)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """A damaged draw of the pattern."""
         damage: Any = self.channel
-        return damage(self.prediction.sample(sample_shape).to(torch.get_default_dtype()))
+        return damage(self.prediction.sample(sample_shape).to(self.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(c) of every entry, in nats."""
@@ -75,24 +76,26 @@ def retrieval_model(
     :raises ValueError: if the cues do not fit the machine or the memory, or the channel is none, or of
         unknown level.
     """
-    if channel is None or isinstance(channel, UnknownLevel):
+    if channel is None or has_unknown_level(channel):
         raise ValueError(f"retrieval_model(): channel is {channel!r}; expected a channel of a known level.")
     check_channel(channel, "retrieval_model()")
     machine, event_shape = memory.machine, memory.event_shape
     if cues is not None:
         cues = memory.check(cues, "retrieval_model()", "cues")
         num_cues = cues.shape[1]
+        observed = None if observed is None else check_observed(observed, cues)
     with pyro.plate("episode", memory.posterior.batch_shape[0], dim=-2):
         matrix = pyro.sample("memory", memory.posterior.unsqueeze(-1)).squeeze(-3)
         with pyro.plate("cue_plate", num_cues, dim=-1):
             address = pyro.sample("address", as_distribution(machine.address_prior))
             prediction = machine.predict(address @ matrix, event_shape)
-            entries = Cue(prediction, channel)
+            entries = Cue(prediction, channel, matrix.dtype)
             seen: dist.TorchDistribution = entries if observed is None else dist.MaskedDistribution(entries, observed)
             found = pyro.sample("cue", seen.to_event(len(event_shape)), obs=cues)
             if cues is None:
                 return found
             with torch.no_grad():
-                posterior = channel.posterior(found, prediction)
-                recalled = expected_and_mode(posterior.expand((1, *posterior.batch_shape)))[0]
+                recalled = mean_and_mode(channel.posterior(found, prediction))[0]
+                if observed is not None:
+                    recalled = torch.where(observed, recalled, mean_and_mode(prediction)[0])
             return pyro.deterministic("recalled", recalled, event_dim=len(event_shape))

@@ -422,3 +422,42 @@ def test_patterns_that_are_single_numbers():
     machine = small_machine("normal").double()
     with pytest.raises(ValueError, match=r"patterns have event shape \(\), single numbers"):
         machine.check_patterns(torch.zeros(2, 3).double(), "write()", event_shape=())
+
+
+@pytest.mark.parametrize("channel", [None, GaussianNoise(0.3), Occlusion(HALF)], ids=str)
+def test_likelihoods_that_validate_their_parameters(channel):
+    """Rows that are not decoded, because their queries have converged, still have legal parameters."""
+    machine = KanervaMachine(
+        MLPEncoder((6,), 4, 16),
+        torch.nn.Sequential(MLPDecoder(4, (6, 2), 16), torch.nn.Softplus()),
+        memory_prior=GaussianMemory(3, 4),
+        likelihood=lambda output: dist.Normal(output[..., 0], 0.1 + output[..., 1], validate_args=True),
+    )
+    patterns = torch.rand(2, 5, 6)
+    retrieval = machine.write(patterns).query(patterns, num_steps=10, channel=channel, tolerance=0.5)
+    assert (retrieval.energy.diff(dim=0) <= 0).all()
+
+
+def test_likelihoods_of_positive_numbers_and_without_a_mode():
+    """What is hidden may show values outside the support, and a mean stands in for a mode that is missing."""
+    for likelihood in (
+        lambda output: dist.LogNormal(output, 1.0, validate_args=True),
+        lambda output: dist.ContinuousBernoulli(logits=output, validate_args=False),
+    ):
+        machine = KanervaMachine(
+            MLPEncoder((6,), 4, 16), MLPDecoder(4, (6,), 16), memory_prior=GaussianMemory(3, 4), likelihood=likelihood
+        )
+        patterns = torch.rand(2, 5, 6) * 0.8 + 0.1
+        memory, channel = machine.write(patterns), Occlusion(HALF)
+        retrieval = memory.query(channel(patterns), channel=channel, num_steps=5)
+        assert retrieval.patterns.isfinite().all()
+        assert (retrieval.energy.diff(dim=0) <= 0).all()
+        assert torch.equal(retrieval.patterns[-1][..., HALF], patterns[..., HALF])
+        assert memory.read(patterns).isfinite().all()
+
+
+def test_a_class_is_no_channel():
+    machine = small_machine("bernoulli").double()
+    patterns = small_patterns("bernoulli", 1, 4)
+    with pytest.raises(ValueError, match=r"channel is <class .*Flip.*>; expected None, a channel such as"):
+        machine.write(patterns).query(patterns, channel=Flip)

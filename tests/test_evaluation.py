@@ -190,3 +190,18 @@ def test_query_cost(make_machine, patterns):
     )
     with pytest.raises(ValueError, match=r"query_cost\(\): the decoder is not an nn.Module"):
         query_cost(machine, patterns, Flip(0.1), channel=None)
+
+
+def test_single_episodes_and_queries_without_steps(make_machine, patterns):
+    machine = make_machine()
+    error = evaluate_recall(machine, [patterns[0]], Flip(0.1), channel=None, num_steps=2)
+    assert error.errors.shape == (1, 3)
+    none = recall_error(patterns, machine.write(patterns).query(patterns, num_steps=0))
+    assert none.errors.shape == (3, 1)
+    assert not none.num_steps.any()
+    with pytest.raises(
+        ValueError, match=r"recall_error\(\): patterns have shape .* expected that of the retrieval's cues"
+    ):
+        recall_error(patterns[0], machine.write(patterns).query(patterns, num_steps=0))
+    with pytest.raises(ValueError, match="episodes have 7 patterns; expected an even number"):
+        evaluate_recognition(machine, [patterns[:, :7]])

@@ -36,3 +36,32 @@ def test_omniglot(tmp_path):
     assert evaluation["negative_bound"] <= 104
     assert evaluation["negative_conditional_bound"] <= 94
     assert evaluation["never_rose"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_retrieval_of_new_characters(tmp_path):
+    """Noise, completion, recognition and cost of a machine trained on other alphabets."""
+    path = str(data_file("data/omniglot_28x28.npz"))
+    run = tmp_path / "run"
+    command = ["train", "--held-out-where", "split=1", "--steps", "2800", "--learning-rate", "6e-3"]
+    assert main([*command, "--memory-kl-weight", "0.1", "--data", path, "--run", str(run)]) == 0
+    assert main(["evaluate", "--run", str(run), "--recall-episodes", "32", "--group-by", "alphabet"]) == 0
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    error = {name: part["error"][1] for name, part in evaluation["noise"].items()}  # means by step
+    assert all(part["never_rose"] == 1 for part in evaluation["noise"].values())
+    for level, goal in (("15%", 0.017), ("30%", 0.032)):
+        told, unknown, untold = (
+            error[f"{level} salt and pepper, {kind}"] for kind in ("told", "unknown level", "no channel")
+        )
+        assert told[10] <= goal
+        assert abs(unknown[10] - told[10]) <= 0.003
+        assert untold[10] <= untold[1]
+    assert evaluation["completion"]["mean of the chain"] <= evaluation["completion"]["blank"] / 2
+    assert evaluation["recognition"]["familiarity"] >= 0.99
+    for name, part in evaluation["cost"].items():
+        if "told" in name:  # within 0.1 point of where it ends, after at most 15 passes
+            soon = [e for n, e in zip(part["passes"], part["errors"], strict=True) if n <= 15]
+            assert min(soon) <= part["errors"][-1] + 0.001
+        else:
+            assert part["ratio"] <= 2.2

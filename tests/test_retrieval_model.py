@@ -16,10 +16,13 @@ from pyro_kanerva import (
     MLPDecoder,
     MLPEncoder,
     NormalLikelihood,
+    Occlusion,
     Replace,
     UnknownLevel,
+    Where,
     retrieval_model,
 )
+from pyro_kanerva.likelihoods import mean_and_mode
 
 
 def normal():
@@ -110,3 +113,36 @@ def test_a_channel_of_known_level_is_needed(channel):
     machine, patterns, _ = bernoulli()
     with pytest.raises(ValueError, match=r"retrieval_model\(\): channel is .*; expected a channel of a known level"):
         retrieval_model(machine.write(patterns), channel, patterns)
+
+
+@pytest.mark.parametrize("build", [bernoulli, normal, categorical])
+def test_occlusion_and_masks(build):
+    """The entries that carry no evidence take the mean of the prediction, whatever the cue shows there."""
+    machine, patterns, channel = build()
+    memory = machine.write(patterns)
+    seen = torch.rand(patterns.shape[2:]) < 0.5
+    known = {"memory": memory.posterior.loc.unsqueeze(-3), "address": torch.randn(2, 5, 3)}
+    conditioned = poutine.condition(retrieval_model, known)
+    other = torch.where(seen, patterns, patterns.roll(1, 1))
+    for options in ({"channel": Occlusion(seen)}, {"channel": channel, "observed": seen}):
+        one, two = (conditioned(memory, cues=cues, **options) for cues in (patterns, other))
+        assert torch.equal(one, two)
+    prediction = mean_and_mode(memory.predict(known["address"]))[0]
+    torch.testing.assert_close(one[..., ~seen], prediction[..., ~seen])
+    nested = Where(seen, channel, Occlusion(~seen))
+    assert conditioned(memory, nested, patterns).isfinite().all()
+    with pytest.raises(ValueError, match=r"observed has dtype torch.float32; expected torch.bool"):
+        retrieval_model(memory, channel, patterns, observed=seen.float())
+
+
+def test_draws_have_the_type_of_the_machine():
+    machine, patterns, channel = bernoulli()
+    memory = machine.double().write(patterns.double())
+    assert retrieval_model(memory, channel, num_cues=2).dtype == torch.float64
+
+
+def test_unknown_levels_inside_where_are_refused():
+    machine, patterns, channel = bernoulli()
+    nested = Where(torch.ones(3, dtype=torch.bool), UnknownLevel(Flip(0.1)), channel)
+    with pytest.raises(ValueError, match="expected a channel of a known level"):
+        retrieval_model(machine.write(patterns), nested, patterns)
