@@ -13,7 +13,7 @@ x-step (Fisher's identity), so each is a pass forward and backward through the d
 
 Without a channel q is the point at the mode of p(x | w), the energy is ``-log p(x | w) - log p(w)``, and
 these are the attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, made to descend: the
-closed-form address of e(x), and a gradient step where that would raise the energy.
+closed-form address of e(x), and gradient steps once that would raise the energy.
 
 Whatever is tried is kept only where the energy does not rise: for every query, every encoder and every
 decoder. All queries run in one batch; the networks are spared those that have converged.
@@ -61,10 +61,10 @@ class _Trial(NamedTuple):
 
     address: Tensor  # (B, Q, K)
     energy: Tensor  # (B, Q), infinite where it was not computed
-    gradient: Tensor  # (B, Q, K), of the energy in the address
+    next_energy: Tensor  # (B, Q), after the x-step: without a channel, once the pattern is ``mode``
+    gradient: Tensor  # (B, Q, K), of that energy in the address
     expected: Tensor  # (B, Q) + E, E_q[x]
     mode: Tensor  # (B, Q) + E, that of q(x)
-    mode_energy: Tensor  # (B, Q), without a channel: the energy once the pattern is ``mode``
 
 
 def _like(flags: Tensor, tensor: Tensor) -> Tensor:
@@ -107,18 +107,17 @@ class _Descent:
     def _start(self, everyone: Tensor) -> _Trial:
         """The address of the cue's code; hidden entries start at the decoder's prediction."""
         cues = self.cues
-        with_gradient = self.channel is not None
         center = self.prior.mean.expand(*cues.shape[:2], self.machine.num_slots)
         hidden = not bool(self.observed.all())
         if hidden:
-            prediction = self.evaluate(center, everyone, with_gradient)
+            prediction = self.evaluate(center, everyone)
             cues = torch.where(self.observed, cues, prediction.expected)
             if self.channel is None:
                 self.pattern = torch.where(self.observed, cues, prediction.mode)
-        trial = self.evaluate(self._address_of(cues, everyone), everyone, with_gradient)
+        trial = self.evaluate(self._address_of(cues, everyone), everyone)
         doubtful = (~self.observed).flatten(2).any(-1) | ~trial.energy.isfinite()
         if bool(doubtful.any()):
-            other = self.evaluate(center, everyone, with_gradient)
+            other = self.evaluate(center, everyone)
             trial = self._choose(doubtful & ~(trial.energy <= other.energy), other, trial)
         if not bool(trial.energy.isfinite().all()):
             raise ValueError(
@@ -139,44 +138,40 @@ class _Descent:
         codes[active] = self.machine.encode(patterns[active].unsqueeze(0)).squeeze(0)
         return self.machine.read_codes(codes, self.memory).mean
 
-    def evaluate(self, address: Tensor, active: Tensor, with_gradient: bool) -> _Trial:
+    def evaluate(self, address: Tensor, active: Tensor) -> _Trial:
         """The energy at ``address`` (B, Q, K) and the x-step, decoded where ``active``."""
         shape = tuple(self.cues.shape)
-        with torch.set_grad_enabled(with_gradient):
-            address = address.detach().requires_grad_(with_gradient)
+        with torch.enable_grad():
+            address = address.detach().requires_grad_()
             addresses = address + self.deviations  # (S, B, Q, K)
             parameters = self.machine.decoder_output((addresses @ self.memory)[:, active])
             # whatever the likelihood, some active row is a legal filling of those that are not decoded
             output = parameters[:, :1].detach().unsqueeze(1).expand(*addresses.shape[:3], *parameters.shape[2:]).clone()
             output[:, active] = parameters
             prediction = self.machine.likelihood_of(output, (addresses.shape[0], *shape))
-            mode_energy = address.new_zeros(shape[:2])
+            divergence = self.energy.divergence(addresses, self.scale_tril, self.prior)
             if self.channel is None:
                 with torch.no_grad():
                     mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
-                evidence, expected = prediction.log_prob(self.pattern), mode
+                    evidence = prediction.log_prob(self.pattern)
+                expected, next_evidence = mode, prediction.log_prob(mode)
             else:
                 dims = (0, *range(3, 1 + self.cues.dim()))
                 channel = fit(self.channel, self.cues, prediction, self.observed, dims)
                 evidence = torch.where(self.observed, channel.log_evidence(self.cues, prediction), 0.0)
+                next_evidence = evidence
                 with torch.no_grad():
                     posterior = expected_and_mode(channel.posterior(self.cues, prediction))
                     unseen = expected_and_mode(prediction)
                     expected, mode = (torch.where(self.observed, *pair) for pair in zip(posterior, unseen, strict=True))
-            divergence = self.energy.divergence(addresses, self.scale_tril, self.prior)
-            energy = divergence - evidence.flatten(3).sum(-1).mean(0)
-            if self.channel is None:
-                with torch.no_grad():
-                    mode_energy = divergence - prediction.log_prob(mode).flatten(3).sum(-1).mean(0)
-            gradient = torch.zeros_like(address)
-            if with_gradient:
-                (gradient,) = torch.autograd.grad(energy[active].sum(), address)
+            energy, next_energy = (divergence - term.flatten(3).sum(-1).mean(0) for term in (evidence, next_evidence))
+            (gradient,) = torch.autograd.grad(next_energy[active].sum(), address)
         energy = torch.where(active, energy.detach(), torch.inf)
-        return _Trial(address.detach(), energy, gradient, expected.detach(), mode, mode_energy.detach())
+        return _Trial(address.detach(), energy, next_energy.detach(), gradient, expected.detach(), mode)
 
-    def move(self, address: Tensor, active: Tensor, with_gradient: bool) -> Tensor:
+    def move(self, address: Tensor, active: Tensor) -> Tensor:
         """Go to ``address`` where that does not raise the energy, and tell where, (B, Q)."""
-        trial = self.evaluate(address, active, with_gradient)
+        trial = self.evaluate(address, active)
         lower = trial.energy <= self.state.energy  # False for NaN
         moved = trial.energy < self.state.energy
         self.broken = (self.broken | (active & ~trial.energy.isfinite())) & ~moved
@@ -190,32 +185,38 @@ class _Descent:
 
     def x_step(self, active: Tensor) -> None:
         """Without a channel: the pattern becomes the mode of p(x | w). With one, ``evaluate`` has done it."""
-        better = active & (self.state.mode_energy <= self.state.energy)
+        better = active & (self.state.next_energy <= self.state.energy)
         self.pattern = torch.where(_like(better, self.cues), self.state.mode, self.pattern)
-        self.state = self.state._replace(energy=torch.where(better, self.state.mode_energy, self.state.energy))
+        self.state = self.state._replace(energy=torch.where(better, self.state.next_energy, self.state.energy))
 
     def attract(self, active: Tensor) -> None:
         """The w-step without a channel."""
-        rejected = active & ~self.move(self._address_of(self.pattern, active), active, with_gradient=False)
-        if not bool(rejected.any()):
+        rest = active & ~self.guess(self.pattern, active)
+        self.promise = torch.zeros_like(self.promise)
+        if not bool(rest.any()):
             return
-        gradient = self.evaluate(self.state.address, rejected, with_gradient=True).gradient
-        direction = self._precondition(gradient)
-        address = self.state.address - self.step_size.unsqueeze(-1) * direction
-        lower = self.move(address, rejected, with_gradient=False)
-        adapted = self.step_size * torch.where(lower, 1.5, 0.3)
-        self.step_size = torch.where(rejected, adapted, self.step_size)
-        self.promise = torch.where(rejected, self.step_size * (gradient * direction).sum(-1), 0.0)
+        direction = self._precondition(self.state.gradient)
+        promise = self.step_size * (self.state.gradient * direction).sum(-1)
+        lower = self.move(self.state.address - self.step_size.unsqueeze(-1) * direction, rest)
+        self.step_size = torch.where(rest, self.step_size * torch.where(lower, 1.5, 0.3), self.step_size)
+        self.promise = torch.where(rest, promise, 0.0)
+
+    def guess(self, patterns: Tensor, active: Tensor) -> Tensor:
+        """Go to the closed-form address where that has always helped, and tell where it does again, (B, Q)."""
+        guessing = active & self.guessing
+        if not bool(guessing.any()):
+            return guessing
+        lower = self.move(self._address_of(patterns, guessing), guessing)
+        self.guessing &= lower | ~guessing
+        return lower
 
     def search(self, active: Tensor) -> None:
         """The w-step with a channel."""
-        guessing = active & self.guessing
-        if bool(guessing.any()):
-            self.guessing &= self.move(self._address_of(self.state.expected, guessing), guessing, with_gradient=True)
+        self.guess(self.state.expected, active)
         for _ in range(_STEPS_OF_LBFGS):
             old = self.state
             address = old.address + self.step_size.unsqueeze(-1) * self._direction()
-            lower = self.move(address, active, with_gradient=True)
+            lower = self.move(address, active)
             self._remember(self.state.address - old.address, self.state.gradient - old.gradient)
             self.step_size = torch.where(active & ~lower, self.step_size * 0.4, 1.0)
         gradient = self.state.gradient
