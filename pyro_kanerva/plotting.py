@@ -211,7 +211,7 @@ def roc_curve(rocs: Mapping[str, ROC], *, ax: Axes | None = None) -> Axes:
     :raises ValueError: if there are no curves, or more than 8.
     """
     styles = _styles(rocs, "roc_curve()")
-    ax = _axes(ax, (5, 3.2))
+    ax = _axes(ax, (7, 3.6))
     guessing = np.geomspace(_LEAST_RATE, 1)
     ax.plot(guessing, guessing, color="grey", linestyle=":", linewidth=1, label="guessing")
     for style, roc in zip(styles, rocs.values(), strict=True):
