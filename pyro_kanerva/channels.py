@@ -32,14 +32,6 @@ class Channel(Protocol):
         """log p(c) of every entry in nats, for x ~ ``prediction``."""
 
 
-@runtime_checkable
-class Fittable(Protocol):
-    """A channel whose level is estimated from the cues: :class:`UnknownLevel`, or one that holds it."""
-
-    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Channel:
-        """The channel at its most likely level, one for all entries along ``dims`` that are ``observed``."""
-
-
 def _expect(channel: object, prediction: dist.TorchDistribution, kind: type[_Distribution]) -> _Distribution:
     if not isinstance(prediction, kind):
         raise ValueError(
@@ -403,7 +395,9 @@ def fit(
     channel: Channel, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
 ) -> Channel:
     """``channel`` itself, or at its most likely level where that is unknown."""
-    return channel.fit(cues, prediction, observed, dims) if isinstance(channel, Fittable) else channel
+    if isinstance(channel, UnknownLevel | Where) and has_unknown_level(channel):
+        return channel.fit(cues, prediction, observed, dims)
+    return channel
 
 
 def _check_mask(owner: str, name: str, mask: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ class _Descent:
         self.scale_tril = address_posterior(
             no_codes, memory, machine.code_scale, prior_precision=precision
         ).scale_tril  # (B, K, K), of a covariance, which does not depend on the codes
+        self.preconditioner = self.scale_tril @ self.scale_tril.mT
         self.deviations = energy.deviations(self.scale_tril, cues.shape[1])
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, gradient differences, 1 / their products
         self.curvature = torch.ones_like(everyone, dtype=cues.dtype)  # of the inverse, relative to the preconditioner
@@ -108,16 +109,17 @@ class _Descent:
         """The address of the cue's code; hidden entries start at the decoder's prediction."""
         cues = self.cues
         center = self.prior.mean.expand(*cues.shape[:2], self.machine.num_slots)
-        hidden = not bool(self.observed.all())
-        if hidden:
-            prediction = self.evaluate(center, everyone)
-            cues = torch.where(self.observed, cues, prediction.expected)
+        other: _Trial | None = None
+        if not bool(self.observed.all()):
+            other = self.evaluate(center, everyone)
+            cues = torch.where(self.observed, cues, other.expected)
             if self.channel is None:
-                self.pattern = torch.where(self.observed, cues, prediction.mode)
+                self.pattern = torch.where(self.observed, cues, other.mode)
+            other = other._replace(energy=other.next_energy)  # that of the pattern as it is now
         trial = self.evaluate(self._address_of(cues, everyone), everyone)
         doubtful = (~self.observed).flatten(2).any(-1) | ~trial.energy.isfinite()
         if bool(doubtful.any()):
-            other = self.evaluate(center, everyone)
+            other = self.evaluate(center, everyone) if other is None else other
             trial = self._choose(doubtful & ~(trial.energy <= other.energy), other, trial)
         if not bool(trial.energy.isfinite().all()):
             raise ValueError(
@@ -195,7 +197,7 @@ class _Descent:
         self.promise = torch.zeros_like(self.promise)
         if not bool(rest.any()):
             return
-        direction = self._precondition(self.state.gradient)
+        direction = self.state.gradient @ self.preconditioner
         promise = self.step_size * (self.state.gradient * direction).sum(-1)
         lower = self.move(self.state.address - self.step_size.unsqueeze(-1) * direction, rest)
         self.step_size = torch.where(rest, self.step_size * torch.where(lower, 1.5, 0.3), self.step_size)
@@ -220,10 +222,7 @@ class _Descent:
             self._remember(self.state.address - old.address, self.state.gradient - old.gradient)
             self.step_size = torch.where(active & ~lower, self.step_size * 0.4, 1.0)
         gradient = self.state.gradient
-        self.promise = self.step_size * (gradient * self._precondition(gradient)).sum(-1)
-
-    def _precondition(self, gradient: Tensor) -> Tensor:
-        return gradient @ (self.scale_tril @ self.scale_tril.mT)
+        self.promise = self.step_size * (gradient * (gradient @ self.preconditioner)).sum(-1)
 
     def _direction(self) -> Tensor:
         """The two loops of L-BFGS, for every query, (B, Q, K)."""
@@ -231,7 +230,7 @@ class _Descent:
         for step, change, inverse in reversed(self.history):
             weights.append(inverse * (step * direction).sum(-1))
             direction = direction - weights[-1].unsqueeze(-1) * change
-        direction = self.curvature.unsqueeze(-1) * self._precondition(direction)
+        direction = self.curvature.unsqueeze(-1) * (direction @ self.preconditioner)
         for (step, change, inverse), weight in zip(self.history, reversed(weights), strict=True):
             direction = direction + (weight - inverse * (change * direction).sum(-1)).unsqueeze(-1) * step
         return direction
@@ -240,7 +239,7 @@ class _Descent:
         product = (step * change).sum(-1)
         convex = product > 1e-10  # no pair where nothing moved, or along negative curvature
         inverse = torch.where(convex, product, torch.inf).reciprocal()
-        scale = (change * self._precondition(change)).sum(-1)
+        scale = (change * (change @ self.preconditioner)).sum(-1)
         self.curvature = torch.where(convex & (scale > 0), product / scale, self.curvature)
         self.history = [*self.history, (step, change, inverse)][-_HISTORY:]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_kanerva import Flip, KanervaMachine, Occlusion
+from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation import (
     entry_error,
     evaluate_baselines,
@@ -95,17 +96,31 @@ def test_basins(make_machine, patterns):
     curve = evaluate_basins(machine, [patterns], [0.1, 0.4], threshold=2.0)
     assert curve.mean == [1, 1]  # everything is nearer than that
     assert evaluate_basins(machine, [patterns], [0.1], threshold=0.0).mean == [0]
-    hit = evaluate_basins(machine, [patterns], [0.1], threshold=0.3, told=False, seed=1).mean[0]
-    assert 0 <= hit <= 1
+    generator = torch.Generator()
+    for told in (None, Flip(0.1)):
+        generator.manual_seed(derive_seed(1, 0))
+        recalled = machine.write(patterns).query(Flip(0.1)(patterns, generator), channel=told).patterns[-1]
+        wrong = (recalled != patterns).double().flatten(2).mean(-1)
+        middle = wrong.median().item()
+        share = evaluate_basins(machine, [patterns], [0.1], threshold=middle, told=told is not None, seed=1).mean[0]
+        assert share == pytest.approx((wrong < middle).double().mean().item())
 
 
 def test_completion(make_machine, patterns):
     hidden = torch.zeros(1, 5, 7, dtype=torch.bool)
     hidden[..., 4:] = True
-    errors = evaluate_completion(make_machine(), [patterns], Occlusion(~hidden), hidden, num_samples=4)
-    assert errors["blank"] == pytest.approx(patterns[..., 4:].mean().item())
+    machine, occlusion = make_machine(), Occlusion(~hidden)
+    torch.manual_seed(1)
+    errors = evaluate_completion(machine, [patterns], occlusion, hidden, num_samples=4)
     assert set(errors) == {"blank", "query", "mean of the chain"}
-    assert all(0 <= value <= 1 for value in errors.values())
+    torch.manual_seed(1)
+    memory, cues = machine.write(patterns), occlusion(patterns)
+    draws = memory.sample(cues, 4, burn_in=20, channel=occlusion, sample_memory=True).patterns
+    query = memory.query(cues, channel=occlusion).patterns[-1]
+    for value, recalled in zip(errors.values(), (cues, query, draws.mean(0) > 0.5), strict=True):
+        wrong = recalled.float() != patterns
+        assert not wrong[..., :4].any()  # what is visible is kept
+        assert value == pytest.approx(wrong[..., 4:].double().mean().item())
 
 
 def test_roc_by_counting_pairs():
@@ -148,8 +163,15 @@ def test_recognition(make_machine, patterns):
     curves = evaluate_recognition(make_machine(code_scale=0.1), [patterns, patterns], num_samples=4, seed=1)
     assert set(curves) == {"evidence", "evidence ratio", "familiarity"}
     assert curves["familiarity"].auc > 0.8  # 4 patterns in 6 slots
-    again = evaluate_recognition(make_machine(code_scale=0.1), [patterns], num_samples=4, seed=1)
-    assert all(0 <= curve.auc <= 1 for curve in again.values())
+
+    machine = make_machine()
+    runs = []
+    for seed in (1, 2):  # the global random state does not matter, and is left alone
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        runs.append(evaluate_recognition(machine, [patterns], num_samples=4, seed=1))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert runs[0] == runs[1]
 
 
 def test_entry_error_of_iterates(patterns):
