@@ -14,20 +14,20 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva.priors import divergence
+from pyro_kanerva.priors import Coordinates, divergence
 
 
 class Energy(Protocol):
     """What a query needs of an energy."""
 
     def deviations(self, scale_tril: Tensor, num_cues: int) -> Tensor:
-        """Where V is evaluated, relative to the address: (S, B, Q, K), or broadcastable to it.
+        """Where V is evaluated, relative to the address, in real coordinates: (S, B, Q, n), or broadcastable to it.
 
-        ``scale_tril`` (B, K, K) is the Cholesky factor of the covariance of q(w | x, M).
+        ``scale_tril`` (B, n, n) is the Cholesky factor of the covariance of q(w | x, M).
         """
 
-    def divergence(self, addresses: Tensor, scale_tril: Tensor, prior: dist.TorchDistribution) -> Tensor:
-        """The term of the address in nats, (B, Q); ``addresses`` (S, B, Q, K), with the mean over S the address."""
+    def divergence(self, points: Tensor, scale_tril: Tensor, where: Coordinates) -> Tensor:
+        """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates, around their mean over S."""
 
 
 class PointEnergy:
@@ -37,9 +37,9 @@ class PointEnergy:
         """Zero, (1, 1, 1, 1)."""
         return scale_tril.new_zeros(1, 1, 1, 1)
 
-    def divergence(self, addresses: Tensor, scale_tril: Tensor, prior: dist.TorchDistribution) -> Tensor:
+    def divergence(self, points: Tensor, scale_tril: Tensor, where: Coordinates) -> Tensor:
         """``-log p(w)``."""
-        return -prior.log_prob(addresses[0])
+        return -where.log_density(points[0])
 
 
 class VariationalEnergy:
@@ -73,8 +73,9 @@ class VariationalEnergy:
         half = noise @ scale_tril.mT
         return torch.cat((half, -half))
 
-    def divergence(self, addresses: Tensor, scale_tril: Tensor, prior: dist.TorchDistribution) -> Tensor:
-        """KL(q(w) || p(w)), in closed form where Pyro knows it, else over the samples."""
-        q = dist.MultivariateNormal(addresses.mean(0), scale_tril=scale_tril.unsqueeze(1), validate_args=False)
-        terms = divergence(q, prior, addresses)
-        return terms.mean(0) if terms.dim() > 2 else terms
+    def divergence(self, points: Tensor, scale_tril: Tensor, where: Coordinates) -> Tensor:
+        """KL(q(w) || p(w)), in closed form for a Gaussian prior, else over the samples."""
+        q = dist.MultivariateNormal(points.mean(0), scale_tril=scale_tril.unsqueeze(1), validate_args=False)
+        if where.base is not None:
+            return divergence(q, where.base, points)
+        return (q.log_prob(points) - where.log_density(points)).mean(0)

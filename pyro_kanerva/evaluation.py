@@ -19,12 +19,11 @@ from torch import Tensor
 from pyro_kanerva import baselines
 from pyro_kanerva.bound import Bound
 from pyro_kanerva.channels import Channel, Flip
-from pyro_kanerva.conjugate import address_posterior
 from pyro_kanerva.datasets.episodes import Episodes, derive_seed
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.memory import Memory
-from pyro_kanerva.priors import as_distribution, gaussian_address, gaussian_memory
+from pyro_kanerva.priors import as_distribution, gaussian_memory, point_address
 from pyro_kanerva.retrieval import Retrieval
 
 Damage = Callable[[Tensor, torch.Generator], Tensor]
@@ -354,28 +353,27 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
         log p(z | memory) - log p(z | prior),    p(z | q(M)) = Normal(z; R^T w, s^2 I) p(w) / q(w | z)
 
     in nats, (B, Q): the logarithm of the Bayes factor for "stored", above 0 where stored is the better
-    explanation. The linear-Gaussian surrogate of the guide makes it closed form, at the mean w of q(w | z),
-    with ``s^2 = sigma^2 + w^T U w`` for an uncertain memory.
+    explanation. The linear-Gaussian surrogate of the guide makes it closed form, at the point address w of
+    q(w | z), with ``s^2 = sigma^2 + w^T U w`` for an uncertain memory; one-hot addresses are summed out.
 
     :raises ValueError: if the patterns do not fit the memory.
     """
     machine = memory.machine
     patterns = machine.check_patterns(patterns, "familiarity()", event_shape=memory.event_shape)
     codes = machine.encode(patterns)
-    prior = gaussian_memory(as_distribution(machine.memory_prior)).expand(memory.posterior.batch_shape)
+    prior = gaussian_memory(machine.memory_prior).expand(memory.posterior.batch_shape)
     return _code_evidence(machine, memory.posterior, codes) - _code_evidence(machine, prior, codes)
 
 
 def _code_evidence(machine: KanervaMachine, memory: MatrixNormal, codes: Tensor) -> Tensor:
-    matrix = memory.loc
-    loc, precision = gaussian_address(as_distribution(machine.address_prior))
-    address, scale_tril = address_posterior(codes, matrix, machine.code_scale, prior_loc=loc, prior_precision=precision)
-    prior = dist.MultivariateNormal(loc, precision_matrix=precision, validate_args=False)
-    posterior = dist.MultivariateNormal(address, scale_tril=scale_tril.unsqueeze(-3), validate_args=False)
+    prior, posterior = as_distribution(machine.address_prior), machine.read_codes(codes, memory.loc)
+    discrete = posterior.has_enumerate_support
+    address = posterior.enumerate_support(expand=False) if discrete else point_address(posterior)
     spread = (address @ memory.scale_tril_row).square().sum(-1)  # w^T U w
     scale = (machine.code_scale**2 + spread).sqrt().unsqueeze(-1)
-    reconstruction = dist.Normal(address @ matrix, scale, validate_args=False).log_prob(codes).sum(-1)
-    return reconstruction + prior.log_prob(address) - posterior.log_prob(address)
+    evidence = dist.Normal(address @ memory.loc, scale, validate_args=False).log_prob(codes).sum(-1)
+    evidence = evidence + prior.log_prob(address)
+    return evidence.logsumexp(0) if discrete else evidence - posterior.log_prob(address)
 
 
 def roc(stored: Tensor, unstored: Tensor) -> ROC:

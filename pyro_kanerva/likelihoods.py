@@ -12,6 +12,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_kanerva.distributions import DiscretizedLogistic
+
 
 class BernoulliLikelihood(nn.Module):
     """Binary patterns: ``x ~ Bernoulli(sigmoid(output))``; the decoder returns logits of the pattern's shape."""
@@ -24,19 +26,48 @@ class BernoulliLikelihood(nn.Module):
 class NormalLikelihood(nn.Module):
     """Real patterns: ``x ~ Normal(output, scale)``; the decoder returns means of the pattern's shape.
 
-    :param scale: where the learned standard deviation starts, a positive number.
+    :param scale: standard deviations, positive: a number for one of all entries, or a tensor that broadcasts
+        to the pattern's shape E, for one of each entry.
+    :param learned: whether ``scale`` is only where learned ones start, or is kept.
     :raises ValueError: if ``scale`` is not positive.
     """
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: Tensor | float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise ValueError(f"NormalLikelihood: scale is {scale}; expected a positive standard deviation.")
-        self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
+        start = torch.as_tensor(scale, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(((start > 0) & start.isfinite()).all()):
+            raise ValueError(f"NormalLikelihood: scale is {scale}; expected positive standard deviations.")
+        self.log_scale = nn.Parameter(start.log(), requires_grad=learned)
 
     def forward(self, output: Tensor) -> dist.Normal:
         """``Normal`` with the shape of ``output``."""
         return dist.Normal(output, self.log_scale.exp(), validate_args=False)
+
+
+class DiscretizedLogisticLikelihood(nn.Module):
+    """Grey levels ``0, 1/(n-1), ..., 1``, such as 8-bit images over 255: a logistic distribution in bins.
+
+    ``x ~ DiscretizedLogistic(sigmoid(output), scale)``, see :class:`pyro_kanerva.distributions.DiscretizedLogistic`;
+    the decoder returns an array of the pattern's shape.
+
+    :param scale: where the learned scale of the logistic distribution starts, as a share of the range.
+    :param num_levels: n, 256 for 8 bits.
+    :raises ValueError: if ``scale`` is not positive, or ``num_levels < 2``.
+    """
+
+    def __init__(self, scale: float = 0.1, num_levels: int = 256) -> None:
+        super().__init__()
+        if not 0 < scale < math.inf or num_levels < 2:
+            raise ValueError(
+                f"DiscretizedLogisticLikelihood: scale is {scale}, num_levels {num_levels}; expected a positive number, "
+                "and at least 2."
+            )
+        self.num_levels = num_levels
+        self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
+
+    def forward(self, output: Tensor) -> DiscretizedLogistic:
+        """``DiscretizedLogistic`` with the shape of ``output``."""
+        return DiscretizedLogistic(output.sigmoid(), self.log_scale.exp(), self.num_levels, validate_args=False)
 
 
 class CategoricalLikelihood(nn.Module):

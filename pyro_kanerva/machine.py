@@ -13,37 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva import programs
+from pyro_kanerva._checks import apply, check_patterns, check_support, event_shape_of
 from pyro_kanerva.bound import Bound
-from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood
+from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, divergence, gaussian_memory
 from pyro_kanerva.programs import Program
-from pyro_kanerva.readers import ExactReader
-from pyro_kanerva.writers import OnlineWriter, WriteResult
+from pyro_kanerva.readers import reader_for
+from pyro_kanerva.writers import WriteResult, writer_for
 
 if TYPE_CHECKING:
     from pyro_kanerva.memory import Memory
 
 _instances = itertools.count()
-
-
-def _event_shape(name: str, prior: Prior) -> tuple[int, ...]:
-    distribution = as_distribution(prior)
-    if distribution.batch_shape:
-        raise ValueError(
-            f"KanervaMachine: {name} has batch shape {tuple(distribution.batch_shape)} and event shape "
-            f"{tuple(distribution.event_shape)}; expected no batch. Declare event dimensions with .to_event()."
-        )
-    return tuple(distribution.event_shape)
-
-
-def _apply(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy: str) -> Tensor:
-    try:
-        return network(inputs)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The {name} failed on a tensor of shape {tuple(inputs.shape)} and dtype {inputs.dtype}: {error}. {remedy}"
-        ) from error
 
 
 class KanervaMachine(nn.Module):
@@ -67,10 +49,15 @@ class KanervaMachine(nn.Module):
     :param address_prior: likewise of event shape (K,); by default :class:`GaussianAddress`.
     :param likelihood: callable from decoder output to a Pyro distribution of the pattern's entries; by
         default :class:`BernoulliLikelihood`.
-    :param writer: by default ``OnlineWriter(block_size=8, sweeps=1)``.
-    :param reader: by default :class:`ExactReader`.
+    :param writer: by default one that fits the address prior: ``OnlineWriter(block_size=8, sweeps=1)``, or
+        :class:`SlotWriter`, or :class:`ReadingWriter`.
+    :param reader: likewise: :class:`ExactReader`, :class:`SlotReader`, or :class:`LaplaceReader`.
+    :param code_posterior: makes the codes latent, as in the 2018 Kanerva Machine: ``z_t ~ Normal(M^T w_t,
+        sigma^2 I)`` is decoded, and this callable returns q(z | x), of event shape (C,), from the code of x;
+        see :class:`GaussianCode`. By default the code that is decoded is ``M^T w_t``.
     :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in
-        the linear-Gaussian surrogate of writer and reader. It is not part of the generative model.
+        the linear-Gaussian surrogate of writer and reader. It is part of the generative model only with
+        ``code_posterior``.
     :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
         numbers of slots, or a batch shape.
 
@@ -87,20 +74,15 @@ class KanervaMachine(nn.Module):
         likelihood: Callable[[Tensor], dist.TorchDistribution] | None = None,
         writer: Callable[[Tensor, MatrixNormal, Tensor], WriteResult] | None = None,
         reader: Callable[[Tensor, Tensor, dist.TorchDistribution, Tensor], dist.TorchDistribution] | None = None,
+        code_posterior: Callable[[Tensor], dist.TorchDistribution] | None = None,
         code_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < code_scale < math.inf:
             raise ValueError(f"KanervaMachine: code_scale is {code_scale}; expected a positive standard deviation.")
-        shape = _event_shape("memory_prior", memory_prior)
-        if len(shape) != 2:
-            raise ValueError(
-                f"KanervaMachine: memory_prior has event shape {shape}; expected (num_slots, code_size). "
-                "Declare event dimensions with .to_event(2)."
-            )
-        self.num_slots, self.code_size = shape
+        self.num_slots, self.code_size = event_shape_of("memory_prior", memory_prior, rank=2)
         address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
-        address_shape = _event_shape("address_prior", address_prior)
+        address_shape = event_shape_of("address_prior", address_prior, rank=1)
         if address_shape != (self.num_slots,):
             raise ValueError(
                 f"KanervaMachine: address_prior has event shape {address_shape}; expected "
@@ -109,8 +91,9 @@ class KanervaMachine(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.memory_prior, self.address_prior = memory_prior, address_prior
         self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
-        self.writer = OnlineWriter(block_size=8, sweeps=1) if writer is None else writer
-        self.reader = ExactReader() if reader is None else reader
+        self.writer = writer_for(address_prior) if writer is None else writer
+        self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
+        self.code_posterior = code_posterior
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
         self._name_in_param_store()
 
@@ -197,61 +180,14 @@ class KanervaMachine(nn.Module):
 
         A single episode (T,) + E becomes B = 1 where E is known, from ``event_shape`` or the encoder.
         """
-        shape = tuple(patterns.shape)
-        expected = self.event_shape if event_shape is None else event_shape
-        if expected is None:
-            if len(shape) < 3:
-                raise ValueError(f"{caller}: {name} have shape {shape}; expected (episodes, patterns) + event shape.")
-        else:
-            found = shape[len(shape) - len(expected) :] if len(shape) > len(expected) else shape
-            if found != expected:
-                raise ValueError(
-                    f"{caller}: {name} have event shape {found} (shape {shape}); expected {expected}. Resize "
-                    "them, or build the machine for their shape."
-                )
-            if len(shape) == len(expected) + 1:
-                patterns = patterns.unsqueeze(0)
-            elif len(shape) != len(expected) + 2:
-                raise ValueError(
-                    f"{caller}: {name} have shape {shape}; expected (episodes, patterns) + {expected}, or "
-                    f"(patterns,) + {expected} for a single episode."
-                )
-        if patterns.dim() == 2:
-            raise ValueError(f"{caller}: {name} have event shape (), single numbers; give them the event shape (1,).")
-        if 0 in patterns.shape[:2]:
-            raise ValueError(
-                f"{caller}: {name} have shape {tuple(patterns.shape)}, an empty batch or episode; expected at "
-                "least one episode of at least one pattern."
-            )
-        reference = self.log_code_scale
-        if (patterns.dtype, patterns.device) != (reference.dtype, reference.device):
-            raise ValueError(
-                f"{caller}: {name} have dtype {patterns.dtype} on {patterns.device}; expected {reference.dtype} on "
-                f"{reference.device}, as the machine. Convert one of them with .to(dtype) or .to(device)."
-            )
-        if torch.jit.is_tracing():  # a check on values would be burnt into the trace
-            return patterns
-        if not bool(patterns.isfinite().all()):
-            raise ValueError(f"{caller}: {name} have NaN or infinite entries; expected finite numbers.")
-        if isinstance(self.likelihood, BernoulliLikelihood) and bool(((patterns != 0) & (patterns != 1)).any()):
-            raise ValueError(
-                f"{caller}: {name} have entries other than 0 and 1; the Bernoulli likelihood expects binary "
-                "patterns. Binarize them, for example (patterns > 0.5).float(), or use NormalLikelihood."
-            )
-        if isinstance(self.likelihood, CategoricalLikelihood):
-            number = self.likelihood.num_classes
-            if bool(((patterns < 0) | (patterns >= number) | (patterns != patterns.round())).any()):
-                raise ValueError(
-                    f"{caller}: {name} have entries other than the classes 0 ... {number - 1} of the likelihood."
-                )
-        return patterns
+        return check_patterns(self, patterns, caller, name, event_shape)
 
     def encode(self, patterns: Tensor) -> Tensor:
         """Codes (B, T, C) of patterns (B, T) + E.
 
         :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
         """
-        codes = _apply("encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape.")
+        codes = apply("encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape.")
         expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
         if tuple(codes.shape) != expected:
             raise ValueError(
@@ -276,7 +212,7 @@ class KanervaMachine(nn.Module):
     def decoder_output(self, codes: Tensor) -> Tensor:
         """What the decoder makes of ``codes`` (..., C): the parameters that the likelihood expects, (...) + theirs."""
         remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
-        output = _apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
+        output = apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
@@ -306,7 +242,7 @@ class KanervaMachine(nn.Module):
 
         :raises ValueError: if the prior is of another dtype or device, or the writer's result of another shape.
         """
-        gaussian = gaussian_memory(as_distribution(self.memory_prior) if prior is None else prior)
+        gaussian = gaussian_memory(self.memory_prior if prior is None else prior)
         if (gaussian.loc.dtype, gaussian.loc.device) != (codes.dtype, codes.device):
             raise ValueError(
                 f"The memory is {gaussian.loc.dtype} on {gaussian.loc.device}, the machine {codes.dtype} on "
@@ -323,12 +259,26 @@ class KanervaMachine(nn.Module):
             )
         return result
 
+    def write_patterns(self, patterns: Tensor, codes: Tensor, prior: MatrixNormal | None = None) -> WriteResult:
+        """:meth:`write_codes`, and the refinement of a writer that also wants the patterns (B, T) + E."""
+        result = self.write_codes(codes, prior)
+        refine = getattr(self.writer, "refine", None)
+        if refine is None:
+            return result
+        return refine(self, patterns, result, as_distribution(self.memory_prior) if prior is None else prior)
+
+    def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
+        """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""
+        return dist.Normal(loc, self.code_scale, validate_args=False).to_event(1)
+
     def read_codes(self, codes: Tensor, memory: Tensor) -> dist.TorchDistribution:
         """q(w | x, M), batch (..., T), for codes (..., T, C) and a known memory (..., K, C).
 
-        :raises ValueError: if the reader's result is of another shape.
+        :raises ValueError: if the reader's result is of another shape or support than the address prior.
         """
-        result = self.reader(codes, memory, as_distribution(self.address_prior), self.code_scale)
+        prior = as_distribution(self.address_prior)
+        result = self.reader(codes, memory, prior, self.code_scale)
+        check_support(result, prior)
         batch = torch.broadcast_shapes(codes.shape[:-2], memory.shape[:-2]) + codes.shape[-2:-1]
         if (result.batch_shape, result.event_shape) != (batch, (self.num_slots,)):
             raise ValueError(
@@ -367,7 +317,7 @@ class KanervaMachine(nn.Module):
     def _prior_memory(self, num_episodes: int, event_shape: tuple[int, ...]) -> Memory:
         from pyro_kanerva.memory import Memory
 
-        prior = gaussian_memory(as_distribution(self.memory_prior)).expand((num_episodes,))
+        prior = gaussian_memory(self.memory_prior).expand((num_episodes,))
         return Memory(self, prior, event_shape)
 
     def bound(self, patterns: Tensor, num_particles: int = 1) -> Bound:
@@ -384,14 +334,38 @@ class KanervaMachine(nn.Module):
             raise ValueError(f"bound(): num_particles is {num_particles}; expected at least 1.")
         patterns = self.check_patterns(patterns, "bound()")
         codes = self.encode(patterns)
-        posterior = self.write_codes(codes).memory
+        posterior = self.write_patterns(patterns, codes).memory
+        return self.bound_of(patterns, codes, posterior, as_distribution(self.memory_prior), num_particles)
+
+    def bound_of(
+        self,
+        patterns: Tensor,
+        codes: Tensor,
+        posterior: MatrixNormal,
+        memory_prior: dist.TorchDistribution,
+        num_particles: int = 1,
+    ) -> Bound:
+        """:meth:`bound` of patterns (B, T) + E and their codes (B, T, C), for any q(M), of batch (B,), and p(M)."""
+        prior = as_distribution(self.address_prior)
         memory = posterior.rsample((num_particles,))  # (P, B, K, C)
         reader = self.read_codes(codes, memory)
-        address = reader.rsample() if reader.has_rsample else reader.sample()  # (P, B, T, K)
-        reconstruction = self.decode(address @ memory, tuple(patterns.shape[2:])).log_prob(patterns)
+        discrete = reader.has_enumerate_support
+        if discrete:  # every slot, weighted by its probability
+            address = reader.enumerate_support(expand=False)  # (K, 1, 1, 1, K)
+        else:
+            address = (reader.rsample() if reader.has_rsample else reader.sample()).unsqueeze(0)  # (1, P, B, T, K)
+        code = address @ memory
+        code_kl = code.new_zeros(())
+        if self.code_posterior is not None:
+            q, p = self.code_posterior(codes), self.code_prior(code)
+            code = q.rsample((num_particles,)).unsqueeze(0)  # (1, P, B, T, C)
+            code_kl = divergence(q, p, code)
+        log_prob = self.decode(code, tuple(patterns.shape[2:])).log_prob(patterns)
+        weights = reader.log_prob(address).exp() if discrete else torch.ones_like(log_prob[:1])  # (., P, B, T)
+        reconstruction = (weights * log_prob).sum(0)  # (P, B, T)
         return Bound(
             reconstruction.mean((0, -1)),
-            divergence(reader, as_distribution(self.address_prior), address).expand(reconstruction.shape).mean((0, -1)),
-            divergence(posterior, as_distribution(self.memory_prior), memory).expand(reconstruction.shape[:-1]).mean(0)
-            / patterns.shape[1],
+            divergence(reader, prior, address.squeeze(0)).expand(reconstruction.shape).mean((0, -1)),
+            divergence(posterior, memory_prior, memory).expand(reconstruction.shape[:-1]).mean(0) / patterns.shape[1],
+            (weights * code_kl).sum(0).mean((0, -1)),
         )

@@ -17,7 +17,7 @@ from pyro_kanerva.channels import Channel, fit
 from pyro_kanerva.energies import Energy, PointEnergy
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.priors import as_distribution
+from pyro_kanerva.priors import as_distribution, coordinates, point_address
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
@@ -71,7 +71,7 @@ class Memory:
         """
         patterns = self.check(patterns, "write()", "patterns")
         codes = self.machine.encode(patterns)
-        result = self.machine.write_codes(codes, self.posterior)
+        result = self.machine.write_patterns(patterns, codes, self.posterior)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
         return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
 
@@ -84,7 +84,7 @@ class Memory:
         :raises ValueError: if the cues do not fit the machine or this memory.
         """
         cues = self.check(cues, "read()", "cues")
-        address = self.machine.read_codes(self.machine.encode(cues), self.posterior.loc).mean
+        address = point_address(self.machine.read_codes(self.machine.encode(cues), self.posterior.loc))
         return mean_and_mode(self.predict(address))[0]
 
     def query(
@@ -220,7 +220,8 @@ class Memory:
         """The energy (B, Q) of addresses w (B, Q, K), in nats; differentiable in w.
 
         ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
-        (B, Q) + E. At the addresses of a query this is its energy; a single pattern of each memory is compared
+        (B, Q) + E; for addresses of another support than R^K, p(w) is the density of their real coordinates, see
+        :func:`pyro_kanerva.priors.coordinates`. At the addresses of a query this is its energy; a single pattern of each memory is compared
         with all addresses. ``observed`` matters with a channel only, as in the energy of a query.
 
         :raises ValueError: if the arguments do not fit.
@@ -238,7 +239,11 @@ class Memory:
         else:
             evidence = fit(channel, cues, prediction, seen, dims).log_evidence(cues, prediction)
         evidence = torch.where(seen, evidence, 0.0).sum(dims)
-        return -evidence - as_distribution(self.machine.address_prior).log_prob(address)
+        prior = as_distribution(self.machine.address_prior)
+        if prior.has_enumerate_support:
+            return -evidence - prior.log_prob(address)
+        where = coordinates(prior)
+        return -evidence - where.log_density(where.inverse(address))
 
     def _matrix(self, matrix: Tensor | None) -> Tensor:
         loc = self.posterior.loc

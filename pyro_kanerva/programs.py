@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyro
+import pyro.distributions as dist
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -40,6 +41,13 @@ def _episodes(memory: Tensor) -> Tensor:
     return memory.squeeze(-3)
 
 
+def _address(distribution: dist.TorchDistribution) -> Tensor:
+    """The site "address" (B, T, K); a discrete one is summed out by ``TraceEnum_ELBO``."""
+    return pyro.sample(
+        "address", distribution, infer={"enumerate": "parallel"} if distribution.has_enumerate_support else {}
+    )
+
+
 def model(machine: KanervaMachine, patterns: Tensor, memory_kl_weight: float = 1.0) -> None:
     patterns = machine.check_patterns(patterns, "model()")
     pyro.module(machine._key, machine)
@@ -47,8 +55,11 @@ def model(machine: KanervaMachine, patterns: Tensor, memory_kl_weight: float = 1
         with _weight(memory_kl_weight):
             memory = pyro.sample("memory", as_distribution(machine.memory_prior))  # (B, 1, K, C)
         with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
-            address = pyro.sample("address", as_distribution(machine.address_prior))  # (B, T, K)
-            pyro.sample("pattern", machine.decode(address @ _episodes(memory), tuple(patterns.shape[2:])), obs=patterns)
+            address = _address(as_distribution(machine.address_prior))
+            code = address @ _episodes(memory)  # (B, T, C)
+            if machine.code_posterior is not None:
+                code = pyro.sample("code", machine.code_prior(code))
+            pyro.sample("pattern", machine.decode(code, tuple(patterns.shape[2:])), obs=patterns)
 
 
 def guide(
@@ -62,12 +73,14 @@ def guide(
     pyro.module(machine._key, machine)
     codes = machine.encode(patterns)
     cue_codes = codes if cue_channel is None else machine.encode(cue_channel(patterns))
-    posterior = machine.write_codes(codes).memory
+    posterior = machine.write_patterns(patterns, codes).memory
     with pyro.plate("episode", patterns.shape[0], dim=-2):
         with _weight(memory_kl_weight):
             memory = pyro.sample("memory", posterior.unsqueeze(-1))  # (B, 1, K, C)
         with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
-            pyro.sample("address", machine.read_codes(cue_codes, _episodes(memory)))
+            _address(machine.read_codes(cue_codes, _episodes(memory)))
+            if machine.code_posterior is not None:
+                pyro.sample("code", machine.code_posterior(codes))
             if autoencoder_weight:
                 log_prob = machine.decode(codes, tuple(patterns.shape[2:])).log_prob(patterns)
                 pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)

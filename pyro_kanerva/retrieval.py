@@ -6,7 +6,8 @@ Two steps alternate on the free energy::
     F(q, w) = KL(q(x) || p(x | decoder(M^T w))) - E_q log p(c | x) - log p(w)
 
 x-step: ``q(x) = p(x | c, w)``, exact, entry by entry. After it ``F(w) = -log p(c | w, M) - log p(w)``,
-the negative log posterior of the address up to a constant. w-step: the closed-form address of the code
+the negative log posterior of the address up to a constant; of an address of another support than R^K, such
+as the simplex, w are its real coordinates. w-step: the closed-form address of the code
 of E_q[x] is tried as long as it helps; then come steps of L-BFGS, preconditioned with the covariance of
 the address posterior. The gradient of F(w) is that of ``-E_q log p(x | w) - log p(w)`` with q from the
 x-step (Fisher's identity), so each is a pass forward and backward through the decoder.
@@ -14,6 +15,8 @@ x-step (Fisher's identity), so each is a pass forward and backward through the d
 Without a channel q is the point at the mode of p(x | w), the energy is ``-log p(x | w) - log p(w)``, and
 these are the attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, made to descend: the
 closed-form address of e(x), and gradient steps once that would raise the energy.
+
+Of one-hot addresses the w-step tries every slot, and finds the best at once.
 
 Whatever is tried is kept only where the energy does not rise: for every query, every encoder and every
 decoder. All queries run in one batch; the networks are spared those that have converged.
@@ -27,10 +30,9 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva.channels import Channel, fit
-from pyro_kanerva.conjugate import address_posterior
-from pyro_kanerva.energies import Energy
+from pyro_kanerva.energies import Energy, PointEnergy
 from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
-from pyro_kanerva.priors import as_distribution, gaussian_address
+from pyro_kanerva.priors import Coordinates, as_distribution, coordinates, point_address
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
@@ -59,10 +61,10 @@ class Retrieval(NamedTuple):
 class _Trial(NamedTuple):
     """What the energy is at an address, and the x-step there; tensors that start with (B, Q)."""
 
-    address: Tensor  # (B, Q, K)
+    address: Tensor  # (B, Q, n), coordinates in which it is real; most often the address itself
     energy: Tensor  # (B, Q), infinite where it was not computed
     next_energy: Tensor  # (B, Q), after the x-step: without a channel, once the pattern is ``mode``
-    gradient: Tensor  # (B, Q, K), of that energy in the address
+    gradient: Tensor  # (B, Q, n), of that energy in the address
     expected: Tensor  # (B, Q) + E, E_q[x]
     mode: Tensor  # (B, Q) + E, that of q(x)
 
@@ -87,12 +89,9 @@ class _Descent:
         self.observed = torch.ones_like(cues, dtype=torch.bool) if observed is None else observed
         self.clamped = ~self.observed if observed is None else self.observed  # without a channel
         self.prior = as_distribution(machine.address_prior)
-        precision = gaussian_address(self.prior)[1]
         everyone = torch.ones(cues.shape[:2], dtype=torch.bool, device=cues.device)
-        no_codes = cues.new_zeros(*cues.shape[:2], machine.code_size)
-        self.scale_tril = address_posterior(
-            no_codes, memory, machine.code_scale, prior_precision=precision
-        ).scale_tril  # (B, K, K), of a covariance, which does not depend on the codes
+        self.where = self._coordinates(energy)
+        self.scale_tril = self.where.posterior_scale_tril(memory, machine.code_scale)  # (B, n, n), of a covariance
         self.preconditioner = self.scale_tril @ self.scale_tril.mT
         self.deviations = energy.deviations(self.scale_tril, cues.shape[1])
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, gradient differences, 1 / their products
@@ -105,10 +104,13 @@ class _Descent:
         self.pattern = cues  # without a channel, the x of the energy
         self.state = self._start(everyone)
 
+    def _coordinates(self, energy: Energy) -> Coordinates:
+        return coordinates(self.prior)
+
     def _start(self, everyone: Tensor) -> _Trial:
         """The address of the cue's code; hidden entries start at the decoder's prediction."""
         cues = self.cues
-        center = self.prior.mean.expand(*cues.shape[:2], self.machine.num_slots)
+        center = self._center().expand(*cues.shape[:2], -1)
         other: _Trial | None = None
         if not bool(self.observed.all()):
             other = self.evaluate(center, everyone)
@@ -128,6 +130,10 @@ class _Descent:
             )
         return trial
 
+    def _center(self) -> Tensor:
+        """The coordinates (n,) of an address in the middle of the prior."""
+        return self.where.center(self.cues)
+
     @staticmethod
     def _choose(flags: Tensor, one: _Trial, other: _Trial) -> _Trial:
         if bool(flags.all()):
@@ -135,23 +141,31 @@ class _Descent:
         return _Trial(*(torch.where(_like(flags, new), new, old) for new, old in zip(one, other, strict=True)))
 
     def _address_of(self, patterns: Tensor, active: Tensor) -> Tensor:
-        """The closed-form address (B, Q, K) of ``patterns`` (B, Q) + E, encoded where ``active``."""
+        """Where the reader finds ``patterns`` (B, Q) + E, coordinates (B, Q, n); encoded where ``active``."""
         codes = patterns.new_zeros(*active.shape, self.machine.code_size)
         codes[active] = self.machine.encode(patterns[active].unsqueeze(0)).squeeze(0)
-        return self.machine.read_codes(codes, self.memory).mean
+        return self._locate(point_address(self.machine.read_codes(codes, self.memory)))
+
+    def _locate(self, address: Tensor) -> Tensor:
+        return self.where.inverse(address)
+
+    def _decode(self, addresses: Tensor, active: Tensor) -> Tensor:
+        """The decoder's output at ``addresses`` (S, B, Q, K), for the active queries alone: (S, number) + its shape."""
+        return self.machine.decoder_output((addresses @ self.memory)[:, active])
 
     def evaluate(self, address: Tensor, active: Tensor) -> _Trial:
-        """The energy at ``address`` (B, Q, K) and the x-step, decoded where ``active``."""
+        """The energy at coordinates ``address`` (B, Q, n) and the x-step, decoded where ``active``."""
         shape = tuple(self.cues.shape)
         with torch.enable_grad():
             address = address.detach().requires_grad_()
-            addresses = address + self.deviations  # (S, B, Q, K)
-            parameters = self.machine.decoder_output((addresses @ self.memory)[:, active])
+            points = address + self.deviations  # (S, B, Q, n)
+            addresses = self.where.address(points)  # (S, B, Q, K)
+            parameters = self._decode(addresses, active)
             # whatever the likelihood, some active row is a legal filling of those that are not decoded
             output = parameters[:, :1].detach().unsqueeze(1).expand(*addresses.shape[:3], *parameters.shape[2:]).clone()
             output[:, active] = parameters
             prediction = self.machine.likelihood_of(output, (addresses.shape[0], *shape))
-            divergence = self.energy.divergence(addresses, self.scale_tril, self.prior)
+            divergence = self.energy.divergence(points, self.scale_tril, self.where)
             if self.channel is None:
                 with torch.no_grad():
                     mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
@@ -167,12 +181,15 @@ class _Descent:
                     unseen = expected_and_mode(prediction)
                     expected, mode = (torch.where(self.observed, *pair) for pair in zip(posterior, unseen, strict=True))
             energy, next_energy = (divergence - term.flatten(3).sum(-1).mean(0) for term in (evidence, next_evidence))
-            (gradient,) = torch.autograd.grad(next_energy[active].sum(), address)
+            gradient = self._gradient(next_energy[active].sum(), address)
         energy = torch.where(active, energy.detach(), torch.inf)
         return _Trial(address.detach(), energy, next_energy.detach(), gradient, expected.detach(), mode)
 
+    def _gradient(self, energy: Tensor, address: Tensor) -> Tensor:
+        return torch.autograd.grad(energy, address)[0]
+
     def move(self, address: Tensor, active: Tensor) -> Tensor:
-        """Go to ``address`` where that does not raise the energy, and tell where, (B, Q)."""
+        """Go to coordinates ``address`` where that does not raise the energy, and tell where, (B, Q)."""
         trial = self.evaluate(address, active)
         lower = trial.energy <= self.state.energy  # False for NaN
         moved = trial.energy < self.state.energy
@@ -225,7 +242,7 @@ class _Descent:
         self.promise = self.step_size * (gradient * (gradient @ self.preconditioner)).sum(-1)
 
     def _direction(self) -> Tensor:
-        """The two loops of L-BFGS, for every query, (B, Q, K)."""
+        """The two loops of L-BFGS, for every query, (B, Q, n)."""
         direction, weights = -self.state.gradient, []
         for step, change, inverse in reversed(self.history):
             weights.append(inverse * (step * direction).sum(-1))
@@ -242,6 +259,50 @@ class _Descent:
         scale = (change * (change @ self.preconditioner)).sum(-1)
         self.curvature = torch.where(convex & (scale > 0), product / scale, self.curvature)
         self.history = [*self.history, (step, change, inverse)][-_HISTORY:]
+
+
+class _Slots(_Descent):
+    """Queries whose address is one of the slots: every w-step tries them all."""
+
+    def _coordinates(self, energy: Energy) -> Coordinates:
+        if not isinstance(energy, PointEnergy):
+            raise ValueError(f"query(): {type(energy).__name__} expects real addresses, not slots. Use PointEnergy().")
+        self.slots = self.prior.enumerate_support(expand=False)  # (K, K)
+        self.outputs = self.machine.decoder_output(self.memory)  # (B, K) + its shape: all there is to decode
+        return Coordinates(None, None, None, self.prior)
+
+    def _center(self) -> Tensor:
+        return self._locate(self.prior.mean)
+
+    def _locate(self, address: Tensor) -> Tensor:
+        return self.slots[address.argmax(-1)]
+
+    def _decode(self, addresses: Tensor, active: Tensor) -> Tensor:
+        number = addresses.argmax(-1)  # (1, B, Q)
+        episode = torch.arange(number.shape[1], device=number.device).unsqueeze(-1).expand_as(number[0])
+        return self.outputs[episode[active], number[0, active]].unsqueeze(0)
+
+    def _gradient(self, energy: Tensor, address: Tensor) -> Tensor:
+        return torch.zeros_like(address)
+
+    def attract(self, active: Tensor) -> None:
+        """Without a channel: the best slot for the pattern, or for the observed entries where there are such."""
+        clamped = bool(self.clamped.any())
+        self._enumerate(active, clamped)
+        if clamped:
+            self.x_step(active)
+
+    def search(self, active: Tensor) -> None:
+        """With a channel: the best slot for the cue, found at once."""
+        self._enumerate(active, False)
+
+    def _enumerate(self, active: Tensor, after_x_step: bool) -> None:
+        for slot in self.slots:
+            trial = self.evaluate(slot.expand_as(self.state.address), active)
+            new, old = (part.next_energy if after_x_step else part.energy for part in (trial, self.state))
+            lower = active & (new < old)
+            self.moved |= lower
+            self.state = self._choose(lower, trial, self.state)
 
 
 def query(
@@ -265,7 +326,8 @@ def query(
         observed = check_observed(observed, cues)
     with torch.inference_mode(False), torch.no_grad():
         memory, cues = memory.clone(), cues.clone()  # tensors of inference mode would have no gradients
-        descent = _Descent(machine, memory, cues, channel, observed, energy)
+        slots = as_distribution(machine.address_prior).has_enumerate_support
+        descent = (_Slots if slots else _Descent)(machine, memory, cues, channel, observed, energy)
         patterns, energies, addresses = [cues], [descent.state.energy], [descent.state.address]
         converged = torch.zeros(cues.shape[:2], dtype=torch.bool, device=cues.device)
         active = ~converged
@@ -289,7 +351,8 @@ def query(
             if len(patterns) == 2:  # what a cue shows in hidden entries means nothing
                 still &= descent.observed.flatten(2).all(-1)
             active &= ~still
-        return Retrieval(torch.stack(patterns), torch.stack(energies), torch.stack(addresses), converged)
+        address = descent.where.address(torch.stack(addresses))
+        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
 
 
 def _check(num_steps: int, channel: Channel | None, tolerance: float) -> None:

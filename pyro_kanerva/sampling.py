@@ -59,7 +59,13 @@ def gibbs(
 def log_weights(memory: Memory, patterns: Tensor) -> Tensor:
     """``log p(x | w, M) p(w) / q(w | x, M)`` at one draw of M ~ q(M) and w ~ q(w | x, M), (B, Q), in nats."""
     machine, matrix = memory.machine, memory.posterior.sample()
-    reader = machine.read_codes(machine.encode(patterns), matrix)
+    codes = machine.encode(patterns)
+    reader = machine.read_codes(codes, matrix)
     address = reader.sample()
-    reconstruction = machine.decode(address @ matrix, memory.event_shape).log_prob(patterns)
-    return reconstruction + as_distribution(machine.address_prior).log_prob(address) - reader.log_prob(address)
+    code = address @ matrix
+    weight = as_distribution(machine.address_prior).log_prob(address) - reader.log_prob(address)
+    if machine.code_posterior is not None:
+        p, q = machine.code_prior(code), machine.code_posterior(codes)
+        code = q.sample()
+        weight = weight + p.log_prob(code) - q.log_prob(code)
+    return weight + machine.decode(code, memory.event_shape).log_prob(patterns)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva import _files
 from pyro_kanerva.datasets.episodes import Episodes, derive_seed
 from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.priors import as_distribution
 
 _WARM_UP = 50  # steps over which the learning rate rises
 _BOUND_EVERY = 25  # steps between two readings of the bound
@@ -63,7 +64,8 @@ def fit(
     :param learning_rate: the largest one.
     :param autoencoder_weight: see :meth:`KanervaMachine.training_pair`, also for the next two.
     :param loss: by default ``TraceMeanField_ELBO(max_plate_nesting=2)``, whose closed-form divergences have
-        less noise; pass ``Trace_ELBO(max_plate_nesting=2)`` for a writer that samples.
+        less noise, and for discrete addresses ``TraceEnum_ELBO(max_plate_nesting=2)``, which sums them out; pass
+        ``Trace_ELBO(max_plate_nesting=2)`` for a writer that samples.
     :param seed: of the noise; the data have their own in ``episodes``.
     :param folder: where ``metrics.jsonl`` (a line per step: loss in nats per pattern, now and then the
         bound) and ``checkpoint.pt`` are written; ``None`` writes nothing.
@@ -83,7 +85,8 @@ def fit(
         raise ValueError("fit(): resume=True without a folder; pass the folder that holds the checkpoint.")
     folder = None if folder is None else Path(folder)
     device, dtype = machine.log_code_scale.device, machine.log_code_scale.dtype
-    elbo = TraceMeanField_ELBO(max_plate_nesting=2) if loss is None else loss
+    discrete = as_distribution(machine.address_prior).has_enumerate_support
+    elbo = (TraceEnum_ELBO if discrete else TraceMeanField_ELBO)(max_plate_nesting=2) if loss is None else loss
     loss_of = elbo(*machine.training_pair(autoencoder_weight, memory_kl_weight, cue_channel))
     optimizer = torch.optim.Adam(machine.parameters(), lr=learning_rate)
     settings = {

@@ -1,17 +1,26 @@
 """Writers: how an episode becomes q(M), the amortized variational guide of the memory.
 
-A writer is any callable ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``.
+A writer is any callable ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``. One that also
+has a method ``refine(machine, patterns, result, prior) -> WriteResult`` is shown the patterns afterwards.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.conjugate import address_posterior, block_update, coordinate_ascent_sweep
+from pyro_kanerva.conjugate import address_posterior, block_update, cholesky, coordinate_ascent_sweep
 from pyro_kanerva.matrix_normal import MatrixNormal
+from pyro_kanerva.priors import Prior, as_distribution, is_real, point_address
+from pyro_kanerva.readers import LaplaceReader, apply_network
+
+if TYPE_CHECKING:
+    from pyro_kanerva.machine import KanervaMachine
 
 
 class WriteResult(NamedTuple):
@@ -49,10 +58,7 @@ class OnlineWriter(nn.Module):
 
     def __init__(self, block_size: int = 1, sweeps: int = 0) -> None:
         super().__init__()
-        if block_size < 1:
-            raise ValueError(f"OnlineWriter: block_size is {block_size}; expected at least 1.")
-        if sweeps < 0:
-            raise ValueError(f"OnlineWriter: sweeps is {sweeps}; expected 0 or more.")
+        _check("OnlineWriter", block_size, sweeps)
         self.block_size, self.sweeps = block_size, sweeps
 
     def extra_repr(self) -> str:
@@ -71,3 +77,246 @@ class OnlineWriter(nn.Module):
             memory, posterior = coordinate_ascent_sweep(prior, result.memory, codes, code_scale)
             result = WriteResult(memory, posterior.loc, posterior.scale_tril)
         return result
+
+
+class ReadingWriter(nn.Module):
+    """Dynamic addressing with a reader of your choice, for address priors on a part of R^K, such as the simplex.
+
+    ::
+
+        for each block Z of block_size patterns:
+            W <- the point address of reader(Z, R, address_prior)
+            MN(R, U) <- block update with (W, Z)
+        then sweeps times: all W from the whole memory, and q(M) from all W
+
+    :param address_prior: that of the machine; the same object, where it is learned.
+    :param reader: by default :class:`LaplaceReader`.
+    :param block_size: patterns written at once.
+    :param sweeps: repetitions over the whole episode after the last block.
+    :raises ValueError: if ``block_size < 1`` or ``sweeps < 0``.
+    """
+
+    def __init__(
+        self,
+        address_prior: Prior,
+        reader: Callable[[Tensor, Tensor, dist.TorchDistribution, Tensor], dist.TorchDistribution] | None = None,
+        block_size: int = 8,
+        sweeps: int = 1,
+    ) -> None:
+        super().__init__()
+        _check("ReadingWriter", block_size, sweeps)
+        self.address_prior = address_prior
+        self.reader = LaplaceReader() if reader is None else reader
+        self.block_size, self.sweeps = block_size, sweeps
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
+        address_prior = as_distribution(self.address_prior)
+        empty = prior.expand(codes.shape[:-2])
+        memory, written = empty, []
+        for block in codes.split(self.block_size, dim=-2):
+            addresses = point_address(self.reader(block, memory.loc, address_prior, code_scale))
+            memory = block_update(memory, addresses, block, code_scale)
+            written.append(addresses)
+        result = WriteResult(memory, torch.cat(written, dim=-2))
+        for _ in range(self.sweeps):
+            addresses = point_address(self.reader(codes, result.memory.loc, address_prior, code_scale))
+            result = WriteResult(block_update(empty, addresses, codes, code_scale), addresses)
+        return result
+
+
+class SlotWriter(nn.Module):
+    r"""Each pattern goes to one slot, uncertain to which: Bayesian clustering of the codes.
+
+    With the weights ``r[t, k] = q(w_t = e_k)`` the slots are independent, and ``U`` is diagonal::
+
+        one after the other:   r[t] is proportional to Normal(z_t; R[k], (U[k, k] + sigma^2) I)     predictive
+                               1 / U[k, k] += r[t, k] / sigma^2,   R[k] += U[k, k] r[t, k] (z_t - R[k]) / sigma^2
+        then sweeps times:     r[t] is proportional to exp E[log Normal(z_t; M[k], sigma^2 I)]      coordinate ascent
+                               and q(M) from all r
+
+    A slot that is still free predicts broadly, so that a code unlike all others takes one.
+
+    :param sweeps: of coordinate ascent over the whole episode; the bound of the surrogate never falls from
+        one to the next.
+    :raises ValueError: if ``sweeps < 0``.
+
+    The addresses of the result are the weights r. Slots that the prior correlates are written as if they were
+    not. Source: Bishop 2006, "Pattern Recognition and Machine Learning", section 10.2.
+    """
+
+    def __init__(self, sweeps: int = 2) -> None:
+        super().__init__()
+        _check("SlotWriter", 1, sweeps)
+        self.sweeps = sweeps
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
+        variance, size = code_scale**2, codes.shape[-1]
+        start = prior.expand(codes.shape[:-2])
+        start_precision = start.variance[..., 0].reciprocal()  # (B, K)
+        loc, precision, weights = start.loc, start_precision, []
+        for code in codes.unbind(-2):
+            difference = code.unsqueeze(-2) - loc  # (B, K, C)
+            spread = precision.reciprocal() + variance
+            fit = -0.5 * (difference.square().sum(-1) / spread + size * spread.log())
+            weight = fit.softmax(-1)
+            precision = precision + weight / variance
+            loc = loc + (weight / (variance * precision)).unsqueeze(-1) * difference
+            weights.append(weight)
+        addresses = torch.stack(weights, -2)  # (B, T, K)
+        for _ in range(self.sweeps):
+            # E |z - M[k]|^2 = |z - R[k]|^2 + C U[k, k], less |z|^2
+            fit = codes @ loc.mT - 0.5 * (loc.square().sum(-1) + size / precision).unsqueeze(-2)
+            addresses = (fit / variance).softmax(-1)
+            precision = start_precision + addresses.sum(-2) / variance
+            information = start_precision.unsqueeze(-1) * start.loc + addresses.mT @ codes / variance
+            loc = information / precision.unsqueeze(-1)
+        factor = precision.rsqrt().diag_embed()
+        return WriteResult(MatrixNormal(loc, factor, validate_args=False), addresses)
+
+
+class AmortizedWriter(nn.Module):
+    """A network reads the addresses off the codes, and the memory is the exact posterior given them: the 2018
+    Kanerva Machine.
+
+    :param network: codes (N, C) -> addresses (N, K); of (N, 2 K), as :class:`AmortizedReader` wants it, the
+        first half is taken, so that both can share one network.
+
+    Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine" (arXiv 1804.01756), section 3.3.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,).
+
+        :raises ValueError: if the network returns another shape.
+        """
+        slots = prior.event_shape[0]
+        addresses = apply_network("AmortizedWriter", self.network, codes, (slots, 2 * slots))[..., :slots]
+        memory = block_update(prior.expand(codes.shape[:-2]), addresses, codes, code_scale)
+        return WriteResult(memory, addresses)
+
+
+class PseudoInverseWriter(nn.Module):
+    r"""Two least-squares problems instead of Bayes' rule: the Generative Pseudo-Inverse Memory.
+
+    ::
+
+        W = Z R0^+,      R = W^+ Z,      q(M) = MatrixNormal(R, diag(scale^2), I)
+
+    with the prior's mean R0, pseudo-inverses with a small ridge, and learned scales of the slots.
+
+    :param num_slots: K.
+    :param scale: where the standard deviations of the slots start.
+    :param ridge: relative to the mean eigenvalue of the matrix that is inverted.
+    :raises ValueError: if an argument is not positive.
+
+    Source: Pham, Le, Ngo, Tran, Venkatesh 2022, "Generative Pseudo-Inverse Memory" (ICLR), section 3; there
+    the memory is a point.
+    """
+
+    def __init__(self, num_slots: int, scale: float = 0.1, ridge: float = 1e-3) -> None:
+        super().__init__()
+        for name, value in (("num_slots", num_slots), ("scale", scale), ("ridge", ridge)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"PseudoInverseWriter: {name} is {value}; expected a positive number.")
+        self.ridge = ridge
+        self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(scale)))
+
+    def _solve(self, design: Tensor, targets: Tensor) -> Tensor:
+        """``(D^T D + ridge)^-1 D^T targets`` for a design D (..., n, m)."""
+        gram = design.mT @ design
+        ridge = self.ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return torch.cholesky_solve(design.mT @ targets, cholesky(gram + ridge * identity, "the normal matrix"))
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C); of ``prior`` only the mean is used."""
+        start = prior.expand(codes.shape[:-2]).loc
+        addresses = self._solve(start.mT, codes.mT).mT  # (B, T, K)
+        factor = self.log_scale.exp().diag_embed()
+        return WriteResult(MatrixNormal(self._solve(addresses, codes), factor, validate_args=False), addresses)
+
+
+class RefinedWriter(nn.Module):
+    r"""A writer whose q(M) is improved by gradient steps on the machine's own bound, for every episode.
+
+    From the closed-form start ``(R, L)`` of ``writer``, with the decoder's true likelihood instead of the
+    surrogate's::
+
+        minimize over R and the diagonal of L:      -E_q log p(X | M) + KL(q(M) || p(M)),      by Adam
+
+    The correction is a constant for the gradient of training: a semi-amortized guide.
+
+    :param writer: where to start from.
+    :param num_steps: of Adam, each a pass forward and backward through the decoder.
+    :param learning_rate: relative to the standard deviations of the slots.
+    :raises ValueError: if ``num_steps < 1``, or the learning rate is not positive.
+
+    Source: Kim, Wiseman, Miller, Sontag, Rush 2018, "Semi-Amortized Variational Autoencoders"
+    (arXiv 1802.02550).
+    """
+
+    def __init__(
+        self,
+        writer: Callable[[Tensor, MatrixNormal, Tensor], WriteResult],
+        num_steps: int = 5,
+        learning_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if num_steps < 1 or not 0 < learning_rate < math.inf:
+            raise ValueError(
+                f"RefinedWriter: num_steps is {num_steps}, learning_rate {learning_rate}; expected at least 1, and a "
+                "positive number."
+            )
+        self.writer, self.num_steps, self.learning_rate = writer, num_steps, learning_rate
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """The start."""
+        return self.writer(codes, prior, code_scale)
+
+    def refine(
+        self, machine: KanervaMachine, patterns: Tensor, result: WriteResult, prior: dist.TorchDistribution
+    ) -> WriteResult:
+        """``result`` with a better q(M) for ``patterns`` (B, T) + E written into ``prior``."""
+        with torch.no_grad():
+            codes = machine.encode(patterns)
+        memory = result.memory
+        loc, factor = memory.loc, memory.scale_tril_row.expand(*memory.batch_shape, -1, -1)
+        deviation = factor.square().sum(-1, keepdim=True).sqrt().detach()  # (B, K, 1)
+        with torch.inference_mode(False), torch.enable_grad():
+            shift, stretch = (torch.zeros_like(part).requires_grad_() for part in (loc, deviation))
+            optimizer = torch.optim.Adam([shift, stretch], lr=self.learning_rate)
+            for _ in range(self.num_steps):
+                moved = MatrixNormal(
+                    loc.detach() + deviation * shift, factor.detach() * stretch.exp().mT, validate_args=False
+                )
+                loss = -machine.bound_of(patterns, codes, moved, prior).bound.sum()
+                gradients = torch.autograd.grad(loss, [shift, stretch])
+                for parameter, gradient in zip((shift, stretch), gradients, strict=True):
+                    parameter.grad = gradient
+                optimizer.step()
+        return result._replace(
+            memory=MatrixNormal(
+                loc + deviation * shift.detach(), factor * stretch.detach().exp().mT, validate_args=False
+            )
+        )
+
+
+def writer_for(prior: Prior) -> nn.Module:
+    """The writer that fits an address prior: by slots, on R^K in closed form, else with a reader."""
+    distribution = as_distribution(prior)
+    if isinstance(distribution, dist.OneHotCategorical):
+        return SlotWriter()
+    return OnlineWriter(block_size=8, sweeps=1) if is_real(distribution) else ReadingWriter(prior)
+
+
+def _check(name: str, block_size: int, sweeps: int) -> None:
+    if block_size < 1:
+        raise ValueError(f"{name}: block_size is {block_size}; expected at least 1.")
+    if sweeps < 0:
+        raise ValueError(f"{name}: sweeps is {sweeps}; expected 0 or more.")

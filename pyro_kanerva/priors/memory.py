@@ -1,0 +1,213 @@
+"""Memory priors, modules with learned parameters that return a distribution of event shape (K, C)."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_kanerva.conjugate import cholesky
+from pyro_kanerva.matrix_normal import MatrixNormal
+
+
+def _check_sizes(name: str, **sizes: int) -> None:
+    for argument, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {argument} is {size}; expected a positive integer.")
+
+
+class GaussianMemory(nn.Module):
+    r"""A Gaussian memory prior ``M ~ MatrixNormal(R0, U0, I)`` with learned mean and row covariance.
+
+    :param num_slots: K.
+    :param code_size: C.
+    :param scale: where the row standard deviations start; its shape decides what is learned: ``()``
+        for one scale of all slots, ``(K,)`` for one scale per slot, ``(K, K)``, lower triangular, for a
+        full row covariance ``scale @ scale.T``. ``None`` stands for ``1 / sqrt(K)`` per slot,
+        so that the codes ``M^T w`` that are read start at a scale of order 1.
+    :raises ValueError: if a size is not positive, or ``scale`` has another shape or is not positive.
+
+    The mean starts as standard normal noise times ``scale``: a memory of equal slots could not be
+    addressed.
+    """
+
+    def __init__(self, num_slots: int, code_size: int, scale: Tensor | float | None = None) -> None:
+        super().__init__()
+        _check_sizes("GaussianMemory", num_slots=num_slots, code_size=code_size)
+        start = (
+            torch.full((num_slots,), num_slots**-0.5)
+            if scale is None
+            else torch.as_tensor(scale, dtype=torch.get_default_dtype())
+        )
+        if start.shape not in ((), (num_slots,), (num_slots, num_slots)):
+            raise ValueError(
+                f"GaussianMemory: scale has shape {tuple(start.shape)}; expected (), ({num_slots},) or "
+                f"({num_slots}, {num_slots})."
+            )
+        diagonal = start.diagonal() if start.dim() == 2 else start
+        if not bool(((diagonal > 0) & start.isfinite().all()).all()) or (
+            start.dim() == 2 and bool(start.triu(1).any())
+        ):
+            raise ValueError(
+                "GaussianMemory: scale holds standard deviations; expected finite positive entries, and for a full "
+                "row covariance a lower triangular factor with a positive diagonal."
+            )
+        self.num_slots, self.code_size = num_slots, code_size
+        self.scale_below_diagonal: nn.Parameter | None
+        self.log_scale = nn.Parameter(diagonal.detach().log().clone())
+        self.register_parameter(
+            "scale_below_diagonal", nn.Parameter(start.detach().tril(-1).clone()) if start.dim() == 2 else None
+        )
+        noise = torch.randn(num_slots, code_size, dtype=start.dtype)
+        self.loc = nn.Parameter(self._scale_tril().detach() @ noise)
+
+    def _scale_tril(self) -> Tensor:
+        factor = self.log_scale.exp().expand(self.num_slots).diag_embed()
+        if self.scale_below_diagonal is not None:
+            factor = factor + self.scale_below_diagonal.tril(-1)
+        return factor
+
+    def forward(self) -> MatrixNormal:
+        """``MatrixNormal`` of batch shape () and event shape (K, C)."""
+        return MatrixNormal(self.loc, self._scale_tril(), validate_args=False)
+
+
+class LowRankMemory(nn.Module):
+    r"""A Gaussian memory prior whose row covariance is of low rank plus diagonal, ``U0 = F F^T + diag(d^2)``.
+
+    ::
+
+        M ~ MatrixNormal(R0, F F^T + diag(d^2), I)      K (rank + 1) parameters instead of K (K + 1) / 2
+
+    :param num_slots: K.
+    :param code_size: C.
+    :param rank: columns of F, at most K.
+    :param scale: where the row standard deviations start; ``None`` for ``1 / sqrt(K)``. Half of the
+        variance starts in F, in random directions.
+    :raises ValueError: if a size is not positive, the rank above K, or ``scale`` not positive.
+    """
+
+    def __init__(self, num_slots: int, code_size: int, rank: int = 4, scale: float | None = None) -> None:
+        super().__init__()
+        _check_sizes("LowRankMemory", num_slots=num_slots, code_size=code_size, rank=rank)
+        if rank > num_slots:
+            raise ValueError(f"LowRankMemory: rank is {rank}; expected at most num_slots, {num_slots}.")
+        start = _start("LowRankMemory", num_slots, scale)
+        self.num_slots, self.code_size = num_slots, code_size
+        self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(start) - 0.5 * math.log(2)))
+        self.factor = nn.Parameter(torch.randn(num_slots, rank) * start / math.sqrt(2 * rank))
+        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
+
+    def forward(self) -> MatrixNormal:
+        """``MatrixNormal`` of batch shape () and event shape (K, C)."""
+        covariance = self.factor @ self.factor.mT + (2 * self.log_scale).exp().diag_embed()
+        return MatrixNormal(self.loc, cholesky(covariance, "the row covariance of LowRankMemory"), validate_args=False)
+
+
+class LaplaceMemory(nn.Module):
+    """A memory prior of independent Laplace entries, ``M[k, c] ~ Laplace(loc[k, c], scale[k])``, sharper and heavier tailed.
+
+    :param num_slots: K.
+    :param code_size: C.
+    :param scale: where the Laplace scales of the slots start, standard deviation over sqrt(2); ``None`` for
+        a standard deviation of ``1 / sqrt(K)``.
+    :raises ValueError: if a size or ``scale`` is not positive.
+
+    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments.
+    """
+
+    def __init__(self, num_slots: int, code_size: int, scale: float | None = None) -> None:
+        super().__init__()
+        _check_sizes("LaplaceMemory", num_slots=num_slots, code_size=code_size)
+        start = _start("LaplaceMemory", num_slots, scale, factor=0.5**0.5)
+        self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
+        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start * 2**0.5)
+
+    def forward(self) -> dist.Independent:
+        """Independent ``Laplace`` of batch shape () and event shape (K, C)."""
+        return dist.Laplace(self.loc, self.log_scale.exp(), validate_args=False).to_event(2)
+
+
+class StudentTMemory(nn.Module):
+    """A memory prior of independent Student-t entries, ``M[k, c] ~ StudentT(df, loc[k, c], scale[k])``.
+
+    :param num_slots: K.
+    :param code_size: C.
+    :param df: degrees of freedom, above 2 for the variance of the writer's Gaussian to be finite.
+    :param scale: where the scales of the slots start; ``None`` for a standard deviation of ``1 / sqrt(K)``.
+    :raises ValueError: if a size or ``scale`` is not positive, or ``df`` not above 2.
+
+    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments.
+    """
+
+    def __init__(self, num_slots: int, code_size: int, df: float = 4.0, scale: float | None = None) -> None:
+        super().__init__()
+        _check_sizes("StudentTMemory", num_slots=num_slots, code_size=code_size)
+        if not 2 < df < math.inf:
+            raise ValueError(f"StudentTMemory: df is {df}; expected more than 2, for a finite variance.")
+        start = _start("StudentTMemory", num_slots, scale, factor=((df - 2) / df) ** 0.5)
+        self.df = df
+        self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
+        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start * (df / (df - 2)) ** 0.5)
+
+    def forward(self) -> dist.Independent:
+        """Independent ``StudentT`` of batch shape () and event shape (K, C)."""
+        return dist.StudentT(self.df, self.loc, self.log_scale.exp(), validate_args=False).to_event(2)
+
+
+class HierarchicalMemory(nn.Module):
+    r"""A memory prior with a variance for each slot that is itself uncertain: automatic relevance of slots.
+
+    ::
+
+        v[k] ~ InverseGamma(concentration, rate),      M[k] ~ Normal(loc[k], v[k] I)
+
+    The variances are summed out in closed form: row k is a multivariate Student-t of 2 concentration
+    degrees of freedom, whose entries are uncorrelated but not independent. :meth:`relevance` gives them
+    back for a memory.
+
+    :param num_slots: K.
+    :param code_size: C.
+    :param concentration: of the inverse gamma distribution, above 1 for a finite mean; the smaller, the more
+        the slots may differ.
+    :param scale: where ``sqrt(E v)`` starts; ``None`` for ``1 / sqrt(K)``. The rate is learned.
+    :raises ValueError: if a size or ``scale`` is not positive, or ``concentration`` not above 1.
+
+    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments. Source
+    of automatic relevance determination: MacKay 1995, "Probable networks and plausible predictions".
+    """
+
+    def __init__(self, num_slots: int, code_size: int, concentration: float = 2.0, scale: float | None = None) -> None:
+        super().__init__()
+        _check_sizes("HierarchicalMemory", num_slots=num_slots, code_size=code_size)
+        if not 1 < concentration < math.inf:
+            raise ValueError(f"HierarchicalMemory: concentration is {concentration}; expected more than 1.")
+        start = _start("HierarchicalMemory", num_slots, scale)
+        self.concentration = concentration
+        self.log_rate = nn.Parameter(torch.tensor(math.log((concentration - 1) * start**2)))
+        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
+
+    def forward(self) -> dist.Independent:
+        """Independent rows, ``MultivariateStudentT`` each; batch shape () and event shape (K, C)."""
+        size = self.loc.shape[-1]
+        identity = torch.eye(size, dtype=self.loc.dtype, device=self.loc.device)
+        scale = (self.log_rate.exp() / self.concentration).sqrt()
+        rows = dist.MultivariateStudentT(
+            2 * self.concentration * torch.ones_like(scale), self.loc, scale * identity, validate_args=False
+        )
+        return rows.to_event(1)
+
+    def relevance(self, memory: Tensor) -> Tensor:
+        """``E[v[k] | M]``, the variance of each slot, (..., K), given a memory M (..., K, C)."""
+        squared = (memory - self.loc).square().sum(-1)
+        return (self.log_rate.exp() + 0.5 * squared) / (self.concentration + 0.5 * memory.shape[-1] - 1)
+
+
+def _start(name: str, num_slots: int, scale: float | None, factor: float = 1.0) -> float:
+    if scale is None:
+        return factor * num_slots**-0.5
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{name}: scale is {scale}; expected a positive number.")
+    return scale
