@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_kanerva.diagnostics import CalibrationRanks, rank_counts
+from pyro_kanerva.calibration import CalibrationRanks, rank_counts
 from pyro_kanerva.plotting import _BLUE, _ORANGE, _axes
 from pyro_kanerva.priors import Prior, as_distribution
 

@@ -1,4 +1,4 @@
-"""Can the guide be trusted? Importance weights and k-hat, export to ArviZ, simulation-based calibration.
+"""Can the guide be trusted? Importance weights and k-hat, and export to ArviZ.
 
 All of it reads the traces of ``machine.guide`` and ``machine.model``, and so works for every choice of
 priors, readers and writers, and for guides with further latent sites. ArviZ is imported only where used.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -23,15 +23,13 @@ from pyro_kanerva.bound import Bound
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.retrieval import Retrieval
 
-Statistic = Callable[[Mapping[str, Tensor]], Tensor]
-
 _ENTRIES = 2**21  # of the largest tensor of a chunk of draws, before the networks widen it
 _CHAINS = 4  # pseudo-chains of independent draws
 _LEAST_DRAWS = 25  # a fifth of them is the tail, and a tail of fewer than 5 has no fit
 _EVENT_DIMS = {"memory": ("slot", "code"), "address": ("slot",), "code": ("code",)}
 
 
-class _Draws(NamedTuple):
+class GuideDraws(NamedTuple):
     """n draws from the guide, and the model at them.
 
     ``latents`` (n, B, 1 or T) + event by site; ``log_weights`` (n, B) and ``log_likelihood`` (n, B, T) in nats.
@@ -42,7 +40,7 @@ class _Draws(NamedTuple):
     log_likelihood: Tensor
 
 
-def _sites(trace: poutine.Trace) -> dict[str, Any]:
+def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
     """The sample sites with their log probabilities, without those that belong to plates."""
     trace = poutine.util.prune_subsample_sites(trace)
     trace.compute_log_prob()
@@ -65,9 +63,9 @@ def _by_episode(sites: Mapping[str, Any], num_episodes: int, caller: str) -> Ten
 
 
 @torch.no_grad()
-def _draws(
+def guide_draws(
     machine: KanervaMachine, patterns: Tensor, num_samples: int, caller: str, known: dict[str, Tensor] | None = None
-) -> Iterator[_Draws]:
+) -> Iterator[GuideDraws]:
     """Chunks of independent draws from the guide, given the sites in ``known``."""
     num_episodes, num_patterns = patterns.shape[:2]
     slots, size = machine.num_slots, machine.code_size
@@ -78,7 +76,7 @@ def _draws(
         with pyro.plate("particles", min(chunk, num_samples - start), dim=-3):
             guide_trace = poutine.trace(guide).get_trace(patterns)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(patterns)
-        q, p = _sites(guide_trace), _sites(model_trace)
+        q, p = sample_sites(guide_trace), sample_sites(model_trace)
         latents = _latents(q)
         if latents.keys() != _latents(p).keys():
             raise ValueError(
@@ -86,7 +84,7 @@ def _draws(
                 "the same. A site that only one of them has leaves the importance weights undefined."
             )
         log_weights = _by_episode(p, num_episodes, caller) - _by_episode(q, num_episodes, caller)
-        yield _Draws(latents, log_weights, p["pattern"]["log_prob"])
+        yield GuideDraws(latents, log_weights, p["pattern"]["log_prob"])
 
 
 def importance_weights(machine: KanervaMachine, patterns: Tensor, num_samples: int) -> Tensor:
@@ -101,7 +99,9 @@ def importance_weights(machine: KanervaMachine, patterns: Tensor, num_samples: i
     if num_samples < 1:
         raise ValueError(f"importance_weights(): num_samples is {num_samples}; expected at least 1.")
     patterns = machine.check_patterns(patterns, "importance_weights()")
-    return torch.cat([draws.log_weights for draws in _draws(machine, patterns, num_samples, "importance_weights()")])
+    return torch.cat(
+        [draws.log_weights for draws in guide_draws(machine, patterns, num_samples, "importance_weights()")]
+    )
 
 
 def _check_weights(log_weights: Tensor, caller: str, least: int = 1) -> None:
@@ -239,7 +239,7 @@ def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any
             f"since they are folded into {_CHAINS} pseudo-chains."
         )
     patterns = machine.check_patterns(patterns, "guide_data()")
-    draws = list(_draws(machine, patterns, num_draws, "guide_data()"))
+    draws = list(guide_draws(machine, patterns, num_draws, "guide_data()"))
     latents, log_likelihood = (
         {site: torch.cat([draw.latents[site] for draw in draws]) for site in draws[0].latents},
         torch.cat([draw.log_likelihood for draw in draws]),
@@ -310,154 +310,3 @@ def bound_data(bound: Bound) -> Any:
     terms = {**bound._asdict(), "bound": bound.bound, "conditional_bound": bound.conditional_bound}
     by_episode = {name: term.expand_as(bound.reconstruction) for name, term in terms.items()}
     return _from_dict({"constant_data": by_episode}, dict.fromkeys(terms, ("episode",)))
-
-
-class CalibrationRanks(NamedTuple):
-    """Ranks (N, S), integers from 0 to ``num_draws``: of N simulations, for S statistics with their ``names``."""
-
-    ranks: Tensor
-    names: tuple[str, ...]
-    num_draws: int
-
-
-def _corners(latents: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    """The first and the last entry of every site: those of slot 0, and of the last slot and pattern."""
-
-    def entry(site: str, place: int) -> Statistic:
-        return lambda values: values[site].flatten(values[site].dim() - latents[site].dim() + 1)[..., place]
-
-    return {
-        f"{site}[{', '.join([label] * (value.dim() - 1))}]": entry(site, place)
-        for site, value in latents.items()
-        for label, place in (("0", 0), ("-1", -1))
-    }
-
-
-@torch.no_grad()
-def calibration_ranks(
-    machine: KanervaMachine,
-    num_patterns: int,
-    *,
-    num_simulations: int = 1000,
-    num_draws: int = 99,
-    known: Sequence[str] = (),
-    statistics: Mapping[str, Statistic] | None = None,
-    event_shape: Sequence[int] | None = None,
-) -> CalibrationRanks:
-    """Simulation-based calibration: where the truth falls among draws from the guide.
-
-    ::
-
-        M, w_1 ... w_T, x_1 ... x_T ~ model                  once per simulation
-        M', w'_1 ... w'_T ~ guide(x_1 ... x_T)               num_draws times
-        rank = number of draws with statistic(M', w') < statistic(M, w), ties broken at random
-
-    With an exact posterior every rank is uniform on 0 ... num_draws. Ranks that heap at both ends come
-    from a guide that is too narrow, ranks in the middle from one that is too wide, ranks at one end from
-    a biased one. The simulations are the episodes of one batch.
-
-    The simulated patterns come from the machine as it is, trained or not: this judges the guide on what
-    the model believes in, not on data that it fits badly. A guide that ignores the patterns and draws from
-    the prior is calibrated in every entry of the latent sites; the statistic "log_likelihood" gives it away.
-
-    :param num_patterns: T of each simulated episode.
-    :param num_simulations: N; the standard error of a bin's share is at most ``0.5 / sqrt(N)``.
-    :param num_draws: L, from the guide for each simulation; best one less than a multiple of the bins.
-    :param known: sites that the guide is told: ``("memory",)`` judges q(w | x, M) alone. ``ExactReader`` is
-        exact where encoder and decoder are the identity and the patterns are Normal of scale ``code_scale``.
-    :param statistics: by name, functions from sites to (..., N); they get the latent sites as "memory" (..., N,
-        K, C) and others (..., N, T) + event, with the draws in front, the simulated patterns (N, T) + E as
-        "pattern", and "log_likelihood" (..., N), in nats, that of the episode. By default the first and the
-        last entry of every site that is not known, and "log_likelihood".
-    :param event_shape: E, where the encoder does not state it.
-    :return: :class:`CalibrationRanks`.
-    :raises ValueError: if a number is below 1, the event shape is not known, ``known`` names no latent site or
-        leaves none to draw, or a statistic has another shape.
-
-    Source: Talts, Betancourt, Simpson, Vehtari, Gelman 2018 (arXiv 1804.06788); the log likelihood as a
-    statistic: Modrak et al. 2023 (arXiv 2211.02383).
-    """
-    for name, number in (
-        ("num_patterns", num_patterns),
-        ("num_simulations", num_simulations),
-        ("num_draws", num_draws),
-    ):
-        if number < 1:
-            raise ValueError(f"calibration_ranks(): {name} is {number}; expected at least 1.")
-    shape = machine.event_shape if event_shape is None else tuple(event_shape)
-    if shape is None:
-        raise ValueError(
-            "calibration_ranks(): the encoder has no attribute event_shape, the shape of a pattern; pass event_shape."
-        )
-    blank = machine.log_code_scale.new_zeros(num_simulations, num_patterns, *shape)
-    simulated = _sites(poutine.trace(poutine.uncondition(machine.model)).get_trace(blank))
-    truth = {name: site["value"] for name, site in simulated.items()}
-    patterns = truth.pop("pattern").to(blank.dtype)
-    unknown = {site: value for site, value in truth.items() if site not in known}
-    if not unknown or not set(known) <= truth.keys():
-        raise ValueError(
-            f"calibration_ranks(): known is {tuple(known)}; expected some, but not all, of the latent sites "
-            f"{sorted(truth)}."
-        )
-    told = {site: truth[site] for site in known}
-
-    def values(latents: Mapping[str, Tensor], log_likelihood: Tensor) -> dict[str, Tensor]:
-        sites = {**told, **latents}
-        sites["memory"] = sites["memory"].squeeze(-3)
-        return {**sites, "pattern": patterns, "log_likelihood": log_likelihood.sum(-1)}
-
-    true = values(unknown, simulated["pattern"]["log_prob"])
-    if statistics is None:
-        statistics = _corners({site: true[site] for site in unknown})
-        statistics["log_likelihood"] = lambda sites: sites["log_likelihood"]
-    below = torch.zeros(len(statistics), num_simulations, dtype=torch.long, device=blank.device)
-    equal = torch.zeros_like(below)
-    for draws in _draws(machine, patterns, num_draws, "calibration_ranks()", told):
-        drawn = values(draws.latents, draws.log_likelihood)
-        for i, (name, statistic) in enumerate(statistics.items()):
-            found, wanted = statistic(drawn), statistic(true)
-            if (tuple(wanted.shape), found.shape) != ((num_simulations,), (len(draws.log_weights), num_simulations)):
-                raise ValueError(
-                    f'calibration_ranks(): the statistic "{name}" has shape {tuple(wanted.shape)} at the truth and '
-                    f"{tuple(found.shape)} at the draws; expected ({num_simulations},) and "
-                    f"({len(draws.log_weights)}, {num_simulations}), one number for each simulation."
-                )
-            below[i] += (found < wanted).sum(0)
-            equal[i] += (found == wanted).sum(0)
-    ties = (torch.rand(equal.shape, device=equal.device, dtype=torch.double) * (equal + 1)).long()
-    return CalibrationRanks((below + ties).mT, tuple(statistics), num_draws)
-
-
-def uniformity_pvalues(ranks: CalibrationRanks, num_bins: int = 20) -> Tensor:
-    """The p-value of Pearson's chi-square test of uniform ranks, for each statistic, (S,).
-
-    With several statistics compare the smallest with your level divided by S.
-
-    :param num_bins: equal bins of the ``num_draws + 1`` possible ranks.
-    :raises ValueError: if there are fewer than 2 bins, they do not divide ``num_draws + 1``, or a bin expects
-        fewer than 5 ranks.
-    """
-    counts = rank_counts(ranks, num_bins)
-    expected = len(ranks.ranks) / num_bins
-    if expected < 5:
-        raise ValueError(
-            f"uniformity_pvalues(): {len(ranks.ranks)} simulations in {num_bins} bins; expected at least 5 a bin. "
-            f"Run {5 * num_bins} simulations or more, or take fewer bins."
-        )
-    statistic = (counts - expected).square().sum(-1) / expected
-    freedom = torch.full_like(statistic, (num_bins - 1) / 2)
-    return torch.special.gammaincc(freedom, statistic / 2)
-
-
-def rank_counts(ranks: CalibrationRanks, num_bins: int) -> Tensor:
-    """How many ranks fall in each of ``num_bins`` equal bins, (S, num_bins), in float64.
-
-    :raises ValueError: if there are fewer than 2 bins, or they do not divide ``num_draws + 1``.
-    """
-    if num_bins < 2 or (ranks.num_draws + 1) % num_bins:
-        raise ValueError(
-            f"rank_counts(): num_bins is {num_bins}; expected at least 2, and a divisor of num_draws + 1 = "
-            f"{ranks.num_draws + 1}, so that all bins hold equally many ranks."
-        )
-    bins = ranks.ranks * num_bins // (ranks.num_draws + 1)
-    return torch.nn.functional.one_hot(bins, num_bins).sum(0).double()

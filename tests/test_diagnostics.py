@@ -27,6 +27,7 @@ from pyro_kanerva import (
     MLPEncoder,
     NormalLikelihood,
     OnlineWriter,
+    calibration,
 )
 from pyro_kanerva import diagnostic_plots as plots
 from pyro_kanerva import diagnostics as diagnose
@@ -156,7 +157,7 @@ def test_chunks_hold_all_samples(monkeypatch):
     machine, _ = linear_machine_of_known_memory()
     patterns = torch.randn(2, 5, SIZE, dtype=torch.float64)
     monkeypatch.setattr(diagnose, "_ENTRIES", 4 * 2 * 5 * (SLOTS + SIZE))
-    sizes = [len(draws.log_weights) for draws in diagnose._draws(machine, patterns, 10, "")]
+    sizes = [len(draws.log_weights) for draws in diagnose.guide_draws(machine, patterns, 10, "")]
     assert sizes == [4, 4, 2]
     log_weights = diagnose.importance_weights(machine, patterns, 10)
     assert log_weights.shape == (10, 2)
@@ -517,7 +518,7 @@ def test_sign_of_khat_with_arviz_1():
 
 def ranks_of(machine, known=("memory",), **options):
     options = {"num_patterns": 3, "num_simulations": 2000} | options
-    return diagnose.calibration_ranks(machine, known=known, **options)
+    return calibration.calibration_ranks(machine, known=known, **options)
 
 
 def test_an_exact_reader_is_calibrated():
@@ -526,14 +527,14 @@ def test_an_exact_reader_is_calibrated():
     assert ranks.ranks.shape == (2000, 3)
     assert ranks.ranks.min() == 0
     assert ranks.ranks.max() == ranks.num_draws == 99
-    assert (diagnose.uniformity_pvalues(ranks) > LEVEL).all()
+    assert (calibration.uniformity_pvalues(ranks) > LEVEL).all()
 
 
 @pytest.mark.parametrize(("factor", "where"), [(0.5, "ends"), (2.0, "middle")])
 def test_a_reader_of_the_wrong_scale_is_not(factor, where):
     ranks = ranks_of(linear_machine(reader=Scaled(factor)))
-    assert (diagnose.uniformity_pvalues(ranks)[:2] < WRONG).all()
-    counts = diagnose.rank_counts(ranks, 10)[:2]
+    assert (calibration.uniformity_pvalues(ranks)[:2] < WRONG).all()
+    counts = calibration.rank_counts(ranks, 10)[:2]
     ends, middle = counts[:, [0, -1]].mean(-1), counts[:, 4:6].mean(-1)
     assert ((ends > middle) == (where == "ends")).all()
 
@@ -544,13 +545,13 @@ def test_the_memory_is_judged_too():
     ranks = ranks_of(machine, known=())
     assert ranks.names[:2] == ("memory[0, 0]", "memory[-1, -1]")
     assert len(ranks.names) == 5
-    assert (diagnose.uniformity_pvalues(ranks) > LEVEL).all()
-    narrow = diagnose.uniformity_pvalues(ranks_of(linear_machine(writer=OnlineWriter(8, sweeps=1)), known=()))
+    assert (calibration.uniformity_pvalues(ranks) > LEVEL).all()
+    narrow = calibration.uniformity_pvalues(ranks_of(linear_machine(writer=OnlineWriter(8, sweeps=1)), known=()))
     assert (narrow[:2] < WRONG).all()
 
 
 def test_log_likelihood_gives_the_prior_away():
-    pvalues = diagnose.uniformity_pvalues(ranks_of(linear_machine(reader=Independent())))
+    pvalues = calibration.uniformity_pvalues(ranks_of(linear_machine(reader=Independent())))
     assert (pvalues[:2] > LEVEL).all()
     assert pvalues[2] < WRONG
 
@@ -559,14 +560,14 @@ def test_one_hot_addresses_tie_at_random():
     """Statistics of two values: without random ties the ranks would heap up at 0 and elsewhere."""
     machine, _ = one_hot_machine()
     ranks = ranks_of(machine, known=())
-    assert (diagnose.uniformity_pvalues(ranks) > LEVEL).all()
+    assert (calibration.uniformity_pvalues(ranks) > LEVEL).all()
 
 
 def test_ranks_with_a_further_site():
     machine, _ = stochastic_codes()
     ranks = ranks_of(machine, num_patterns=2)
     assert {"code[0, 0]", "code[-1, -1]"} <= set(ranks.names)
-    assert (diagnose.uniformity_pvalues(ranks) > LEVEL).all()
+    assert (calibration.uniformity_pvalues(ranks) > LEVEL).all()
 
 
 def test_ranks_count_draws_below_the_truth():
@@ -585,7 +586,7 @@ def test_ranks_count_draws_below_the_truth():
     ranks = ranks_of(linear_machine(), statistics=statistics, num_draws=19)
     assert (ranks.ranks[:, 0] == 0).all()
     assert (ranks.ranks[:, 1] == 19).all()
-    pvalues = diagnose.uniformity_pvalues(ranks)
+    pvalues = calibration.uniformity_pvalues(ranks)
     assert pvalues[2] > LEVEL
     assert (pvalues[:2] < 1e-100).all()
 
@@ -607,15 +608,15 @@ def test_ranks_of_discrete_patterns(likelihood):
     shape = (6,) if likelihood is None else (6, 3)
     decoder = MLPDecoder(2, shape, 8)
     machine = KanervaMachine(MLPEncoder((6,), 2, 8), decoder, memory_prior=GaussianMemory(2, 2), likelihood=likelihood)
-    ranks = diagnose.calibration_ranks(machine, 3, num_simulations=20, num_draws=9)
+    ranks = calibration.calibration_ranks(machine, 3, num_simulations=20, num_draws=9)
     assert ranks.ranks.shape == (20, 5)
 
 
 def test_uniformity_against_scipy():
-    ranks = diagnose.CalibrationRanks(torch.randint(0, 40, (500, 3)), ("a", "b", "c"), 39)
-    pvalues = diagnose.uniformity_pvalues(ranks, num_bins=8)
+    ranks = calibration.CalibrationRanks(torch.randint(0, 40, (500, 3)), ("a", "b", "c"), 39)
+    pvalues = calibration.uniformity_pvalues(ranks, num_bins=8)
     counts = np.stack([np.histogram(column, bins=8, range=(-0.5, 39.5))[0] for column in ranks.ranks.T.numpy()])
-    assert torch.equal(diagnose.rank_counts(ranks, 8), torch.as_tensor(counts).double())
+    assert torch.equal(calibration.rank_counts(ranks, 8), torch.as_tensor(counts).double())
     expected = scipy.stats.chisquare(counts, axis=1).pvalue
     torch.testing.assert_close(pvalues, torch.as_tensor(expected))
 
@@ -640,17 +641,17 @@ def test_event_shape_must_be_known():
     decoder = MLPDecoder(2, (6,), 8)
     machine = KanervaMachine(torch.nn.Linear(6, 2), decoder, memory_prior=GaussianMemory(2, 2))
     with pytest.raises(ValueError, match="pass event_shape"):
-        diagnose.calibration_ranks(machine, 3)
-    ranks = diagnose.calibration_ranks(machine, 3, num_simulations=4, num_draws=9, event_shape=(6,))
+        calibration.calibration_ranks(machine, 3)
+    ranks = calibration.calibration_ranks(machine, 3, num_simulations=4, num_draws=9, event_shape=(6,))
     assert ranks.ranks.shape == (4, 5)
 
 
 def test_bad_input_of_the_uniformity_test():
-    ranks = diagnose.CalibrationRanks(torch.zeros(90, 1, dtype=torch.long), ("a",), 99)
+    ranks = calibration.CalibrationRanks(torch.zeros(90, 1, dtype=torch.long), ("a",), 99)
     with pytest.raises(ValueError, match="divisor of num_draws \\+ 1 = 100"):
-        diagnose.uniformity_pvalues(ranks, num_bins=7)
+        calibration.uniformity_pvalues(ranks, num_bins=7)
     with pytest.raises(ValueError, match="Run 100 simulations or more"):
-        diagnose.uniformity_pvalues(ranks)
+        calibration.uniformity_pvalues(ranks)
 
 
 def test_bad_input_of_importance_weights(make_machine, patterns):
@@ -734,7 +735,7 @@ def test_khat_plot():
 
 
 def test_rank_plot():
-    ranks = diagnose.CalibrationRanks(
+    ranks = calibration.CalibrationRanks(
         torch.stack([torch.arange(2000) % 100, torch.zeros(2000).long()], -1), ("a", "b"), 99
     )
     given = axes()

@@ -91,7 +91,7 @@ def gaussian_address(prior: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     return mean, variance.reciprocal().diag_embed()
 
 
-def divergence(q: dist.TorchDistribution, p: dist.TorchDistribution, value: Tensor) -> Tensor:
+def divergence(q: torch.distributions.Distribution, p: torch.distributions.Distribution, value: Tensor) -> Tensor:
     """KL(q || p) in nats, in closed form where Pyro knows it, else estimated from ``value`` ~ q."""
     try:
         return torch.distributions.kl_divergence(q, p)
