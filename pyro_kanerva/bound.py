@@ -23,7 +23,7 @@ class Bound(NamedTuple):
 
     @property
     def bound(self) -> Tensor:
-        """``reconstruction - address_kl - code_kl - memory_kl``, a lower bound on ``log p(X) / T``: the honest figure."""
+        """``reconstruction`` less all three divergences, a lower bound on ``log p(X) / T``: the honest figure."""
         return self.conditional_bound - self.memory_kl
 
     @property

@@ -27,7 +27,7 @@ class Energy(Protocol):
         """
 
     def divergence(self, points: Tensor, scale_tril: Tensor, where: Coordinates) -> Tensor:
-        """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates, around their mean over S."""
+        """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates around their mean."""
 
 
 class PointEnergy:

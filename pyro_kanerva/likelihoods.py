@@ -59,8 +59,8 @@ class DiscretizedLogisticLikelihood(nn.Module):
         super().__init__()
         if not 0 < scale < math.inf or num_levels < 2:
             raise ValueError(
-                f"DiscretizedLogisticLikelihood: scale is {scale}, num_levels {num_levels}; expected a positive number, "
-                "and at least 2."
+                f"DiscretizedLogisticLikelihood: scale is {scale}, num_levels {num_levels}; expected a positive "
+                "number, and at least 2."
             )
         self.num_levels = num_levels
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())

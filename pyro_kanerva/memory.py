@@ -221,8 +221,9 @@ class Memory:
 
         ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
         (B, Q) + E; for addresses of another support than R^K, p(w) is the density of their real coordinates, see
-        :func:`pyro_kanerva.priors.coordinates`. At the addresses of a query this is its energy; a single pattern of each memory is compared
-        with all addresses. ``observed`` matters with a channel only, as in the energy of a query.
+        :func:`pyro_kanerva.priors.coordinates`. At the addresses of a query this is its energy; a single pattern of
+        each memory is compared with all addresses. ``observed`` matters with a channel only, as in the energy of a
+        query.
 
         :raises ValueError: if the arguments do not fit.
         """

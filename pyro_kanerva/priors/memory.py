@@ -107,7 +107,7 @@ class LowRankMemory(nn.Module):
 
 
 class LaplaceMemory(nn.Module):
-    """A memory prior of independent Laplace entries, ``M[k, c] ~ Laplace(loc[k, c], scale[k])``, sharper and heavier tailed.
+    """A memory prior of independent Laplace entries, ``M[k, c] ~ Laplace(loc[k, c], scale[k])``.
 
     :param num_slots: K.
     :param code_size: C.

@@ -128,7 +128,7 @@ class Coordinates(NamedTuple):
         return (one if variance is None else variance.reciprocal().expand_as(one)).diag_embed()
 
     def posterior_scale_tril(self, memory: Tensor, code_scale: Tensor) -> Tensor:
-        """Cholesky factor (..., n, n) of the covariance of q(u | z, M) in the surrogate, near the center of the prior."""
+        """Cholesky factor (..., n, n) of the covariance of q(u | z, M) in the surrogate, at :meth:`center`."""
         gram = memory @ memory.mT / code_scale**2
         if self.transform is not None:
             jacobian = self.jacobian(self.center(memory))

@@ -1,0 +1,66 @@
+"""What the checks share: how they fail, compare, and leave no trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+
+def require(condition: object, name: str, expected: str, found: object, remedy: str) -> None:
+    if not condition:
+        raise AssertionError(f"{name}: expected {expected}; found {found}. {remedy}")
+
+
+def name_of(part: object) -> str:
+    return getattr(part, "__name__", type(part).__name__)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """A fixed seed and an empty parameter store inside, the caller's own afterwards."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())), pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        yield
+
+
+def agree(name: str, what: str, one: Tensor, other: Tensor, remedy: str) -> None:
+    """The means over dim 0 of two independent samples, equal within 6 standard errors."""
+    error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
+    score = ((one.mean(0) - other.mean(0)).abs() / error.clamp_min(torch.finfo(one.dtype).tiny)).nan_to_num(torch.inf)
+    worst = int(score.argmax())
+    found = f"means {one.mean(0).flatten()[worst]:.4g} and {other.mean(0).flatten()[worst]:.4g}"
+    require(score.max() < 6, name, f"{what} (within 6 standard errors)", f"{found}, {score.max():.1f} apart", remedy)
+
+
+def effective(weights: Tensor) -> float:
+    """The number of equal weights that would have the same relative variance of their mean."""
+    return float(weights.sum() ** 2 / weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny))
+
+
+def moves(part: object) -> bool:
+    """Whether ``part`` is a module whose tensors follow ``module.double()``."""
+    return isinstance(part, nn.Module) and any(
+        tensor.is_floating_point() for tensor in [*part.parameters(), *part.buffers()]
+    )
+
+
+CONSTANTS = "Make constants with the dtype and device of a parameter, buffer or argument."
+
+
+@contextmanager
+def converted(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise AssertionError(f"{name}: expected float64 to work; found {error}. {CONSTANTS}") from error
+
+
+def in_float64(part: Any) -> Any:
+    """A copy of a module in float64; anything else as it is."""
+    return copy.deepcopy(part).double() if isinstance(part, nn.Module) else part

@@ -1,0 +1,259 @@
+"""The battery for a whole machine."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.optim import PyroOptim
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.networks import MLPDecoder, MLPEncoder
+from pyro_kanerva.priors import GaussianMemory, as_distribution
+from pyro_kanerva.testing.common import CONSTANTS, agree, converted, effective, isolated, moves, name_of, require
+
+
+def check_machine(build: Callable[[], KanervaMachine]) -> None:
+    r"""The whole battery for a machine whose encoder states its ``event_shape``.
+
+    - The sites "memory" and "address" of model and guide have the documented shapes and plates.
+    - ``Trace_ELBO``, or ``TraceEnum_ELBO`` for one-hot addresses, gives one figure with particles vectorized and one
+      by one, and ``bound`` the same, within 6 standard errors.
+    - The loss and all gradients are finite, every parameter gets one, and not all are zero.
+    - *The guide's importance weights are proper*: with ``p(X, h)`` the model's density of the latent variables
+      ``h``, q(h) the guide's, and a constant c near p(X), the bridge identity
+
+      ::
+
+          E_q[r / (1 + r)] = E_p(h)[p(X | h) / c / (1 + r)],      r = p(X, h) / (c q(h))
+
+      holds for two patterns within 6 standard errors. Its right side needs only samples of the model and its
+      likelihood, so a wrong density of a prior, writer or reader breaks it. By Jensen's inequality a guide with
+      proper weights gives a lower bound on log p(X).
+    - *The bound is one*: its mean less 6 standard errors is not above the log of (the mean of p(X | h) over the prior,
+      plus 6 standard errors), an unbiased estimate of p(X). Both checks are left out where that estimate rests on
+      fewer than 200 effective samples, because its standard error could not be trusted; a guide that is far from
+      the posterior leaves them without power, not wrong.
+    - Two machines and a deep copy train independently in one process.
+    - float64, ``load_state_dict``, ``machine.to`` and ``torch.manual_seed`` do what they say. The first is left out
+      for priors without parameters and buffers, which a machine cannot convert, unless ``build`` takes ``dtype``.
+
+    :raises AssertionError: as the module says.
+    """
+    with isolated():
+        check_assembled(name_of(build()), build, lambda machine: machine)
+
+
+def small_machine(
+    num_slots: int,
+    code_size: int,
+    event_shape: tuple[int, ...] = (3,),
+    output_shape: tuple[int, ...] | None = None,
+    **parts: Any,
+) -> KanervaMachine:
+    encoder = MLPEncoder(event_shape, code_size, 16).append(nn.Tanh())  # codes of order 1 whatever the patterns
+    decoder = MLPDecoder(code_size, event_shape if output_shape is None else output_shape, 16)
+    parts.setdefault("memory_prior", GaussianMemory(num_slots, code_size))
+    return KanervaMachine(encoder, decoder, **parts)
+
+
+def check_assembled(
+    name: str,
+    build: Callable[..., Any],
+    assemble: Callable[[Any], KanervaMachine],
+) -> None:
+    machine = assemble(build())
+    shape = machine.event_shape
+    require(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")
+    codes = torch.randn(2 * 5, machine.code_size)
+    with torch.no_grad():
+        patterns = machine.decode(codes, shape or ()).sample().to(codes.dtype)
+    patterns = patterns.reshape(2, 5, *patterns.shape[1:])
+    _check_sites(name, machine, patterns)
+    _check_training(name, build, assemble, patterns)
+    _check_state(name, build, assemble, patterns)
+    _check_float64(name, build, assemble, patterns)
+    _check_evidence(name, machine, patterns[:1, :2])
+    _check_particles(name, machine, patterns)
+
+
+def _elbo(machine: KanervaMachine, **options: Any) -> Any:
+    discrete = as_distribution(machine.address_prior).has_enumerate_support
+    return (TraceEnum_ELBO if discrete else Trace_ELBO)(max_plate_nesting=2, **options)
+
+
+def _check_sites(name: str, machine: KanervaMachine, patterns: Tensor) -> None:
+    guide: Any = poutine.trace(machine.guide).get_trace(patterns)
+    model: Any = poutine.trace(poutine.replay(machine.model, trace=guide)).get_trace(patterns)
+    batch, slots = tuple(patterns.shape[:2]), machine.num_slots
+    wanted = {"memory": ((batch[0], 1), (slots, machine.code_size)), "address": (batch, (slots,))}
+    for program, trace in (("model", model), ("guide", guide)):
+        trace.compute_log_prob()
+        for site, (batch_shape, event_shape) in wanted.items():
+            node = trace.nodes[site]
+            shapes = node["fn"].batch_shape, node["fn"].event_shape, node["value"].shape, node["log_prob"].shape
+            found = tuple(map(tuple, shapes))
+            what = f'site "{site}" of the {program} with batch, event, value and log_prob shape'
+            expected = batch_shape, event_shape, batch_shape + event_shape, batch_shape
+            remedy = "Let the part's distribution have the documented batch and event shape."
+            require(found == expected, name, f"{what} {expected}", found, remedy)
+
+
+def _check_particles(name: str, machine: KanervaMachine, patterns: Tensor) -> None:
+    one_by_one, vectorized = _elbo(machine), _elbo(machine, num_particles=20, vectorize_particles=True)
+    single = torch.tensor([one_by_one.loss(machine.model, machine.guide, patterns) for _ in range(40)])
+    grouped = torch.tensor([vectorized.loss(machine.model, machine.guide, patterns) for _ in range(12)])
+    with torch.no_grad():
+        bounds = torch.stack([-patterns.shape[1] * machine.bound(patterns, 20).bound.sum() for _ in range(12)])
+    for way, losses in (("particles vectorized", grouped), ("bound(patterns, num_particles)", bounds)):
+        found = f"{single.mean():.4g} and {losses.mean():.4g}"
+        finite = bool(single.isfinite().all() & losses.isfinite().all())
+        remedy = "Check the loss for NaN, with torch.autograd.set_detect_anomaly(True)."
+        require(finite, name, f"a finite loss one by one and from {way}", found, remedy)
+        variance = torch.maximum(losses.var(), single.var() / 20) / len(losses) + single.var() / len(single)
+        score = (single.mean() - losses.mean()).abs() / (variance.sqrt() + 1e-5 * single.abs().mean())
+        remedy = "Let leading dimensions broadcast: particles come as further dimensions on the left."
+        found = f"{found}, {score:.1f} standard errors apart"
+        require(score < 6, name, f"one loss from {way} and from particles one by one", found, remedy)
+
+
+def _check_evidence(name: str, machine: KanervaMachine, patterns: Tensor, number: int = 4000) -> None:
+    def log_prob(trace: Any) -> Tensor:  # of the latent variables, (N,)
+        trace.compute_log_prob()
+        sites = [site for site in map(trace.nodes.get, trace.stochastic_nodes) if not site_is_subsample(site)]
+        return sum((site["log_prob"].reshape(number, -1).sum(1) for site in sites), torch.zeros(()))
+
+    def likelihood(trace: Any) -> Tensor:
+        return trace.nodes["pattern"]["log_prob"].reshape(number, -1).sum(1)
+
+    def run(program: Callable[[Tensor], Any], seed: int) -> Any:
+        torch.manual_seed(seed)  # a guide that draws more than its sites repeats that
+        return poutine.trace(program).get_trace(patterns)
+
+    with torch.no_grad(), pyro.plate("draws", number, dim=-3):
+        prior, guide = run(machine.model, 1), run(machine.guide, 2)
+        model_at_guide = run(poutine.replay(machine.model, trace=guide), 3)
+        guide_at_prior = run(poutine.replay(machine.guide, trace=prior), 2)
+        weight = log_prob(model_at_guide) + likelihood(model_at_guide) - log_prob(guide)
+        weight_at_prior = log_prob(prior) + likelihood(prior) - log_prob(guide_at_prior)
+        fit = likelihood(prior)
+    evidence = fit.logsumexp(0) - math.log(number)
+    remedy = "Check for parameters or samples that overflow."
+    finite = bool(weight.isfinite().all() & fit.isfinite().all() & ~weight_at_prior.isnan().any())
+    require(finite, name, "finite log densities of the model and the guide", "NaN or infinite ones", remedy)
+    if effective((fit - evidence).exp()) < 200:
+        return
+    left, right = (weight - evidence).sigmoid(), (fit - evidence).exp() * (evidence - weight_at_prior).sigmoid()
+    remedy = "Make sample() and log_prob() of priors, writer and reader describe the same normalized distributions."
+    if min(effective(left), effective(right)) >= 100:
+        agree(name, "the same evidence from guide and prior", left.unsqueeze(-1), right.unsqueeze(-1), remedy)
+    bound, error = weight.mean(), weight.std() / math.sqrt(number)
+    ceiling = evidence + (6 * (fit - evidence).exp().std() / math.sqrt(number)).log1p()
+    found = f"{bound:.3f} +- {error:.3f} above {ceiling:.3f} nats"
+    require(bound - 6 * error <= ceiling, name, "a bound below the log evidence", found, remedy)
+
+
+def _snapshot(machine: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in machine.named_parameters()}
+
+
+def _moved(machine: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in machine.named_parameters() if not torch.equal(value, before[name])}
+
+
+def _check_training(
+    name: str, build: Callable[[], Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
+) -> None:
+    parts = [build(), build()]
+    machines = [assemble(part) for part in parts]
+    machine, elbo = machines[0], _elbo(machines[0])
+    elbo.differentiable_loss(machine.model, machine.guide, patterns).backward()
+    learned = {id(value): key for key, value in machine.named_parameters() if value.requires_grad}
+    own = list(parts[0].parameters()) if isinstance(parts[0], nn.Module) else []
+    nonzero = set()
+    for parameter in own:
+        if id(parameter) not in learned:
+            continue
+        key, gradient = learned[id(parameter)], cast(Tensor, parameter.grad)
+        remedy = "Do not detach it or take its .data, and use it in what the part returns."
+        require(gradient is not None, name, f"a gradient of {key}", "none", remedy)
+        remedy = "Check for a square root or a division at zero."
+        require(gradient.isfinite().all(), name, f"a finite gradient of {key}", gradient, remedy)
+        nonzero |= {key} if bool(gradient.any()) else set()
+    remedy = "Let the parameters enter what the part returns."
+    trained = [parameter for parameter in own if id(parameter) in learned]
+    require(nonzero or not trained, name, "gradients that are not all zero", "zeros", remedy)
+    machines.append(copy.deepcopy(machine))
+    for machine in machines:
+        before = [_snapshot(other) for other in machines]
+        svi = SVI(*machine.training_pair(), PyroOptim(torch.optim.Adam, {"lr": 1e-2}), elbo)
+        for _ in range(2):
+            svi.step(patterns)
+        for other, known in zip(machines, before, strict=True):
+            moved = _moved(other, known)
+            if other is machine:
+                remedy = "Hold parameters as nn.Parameter of the part, and make a new one for every instance."
+                require(nonzero <= moved, name, "SVI to train the parameters", f"frozen: {nonzero - moved}", remedy)
+            else:
+                remedy = "Create parameters in __init__, not at module level or as a default argument."
+                require(not moved, name, "instances that train alone", f"another's parameters {moved} moved", remedy)
+    strange = [key for key in pyro.get_param_store() if not key.startswith("kanerva_machine_")]
+    remedy = "Use nn.Parameter in a module instead of pyro.param, whose names all instances share."
+    require(not strange, name, "only the machine's own parameters in Pyro's store", strange, remedy)
+
+
+def _check_state(
+    name: str, build: Callable[[], Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
+) -> None:
+    def bound(machine: KanervaMachine, device: str = "cpu") -> Tensor:
+        torch.manual_seed(1)
+        return machine.bound(patterns.to(device)).bound
+
+    part = build()
+    machine = assemble(part)
+    remedy = "Draw random numbers from torch's global generator only."
+    require(torch.equal(bound(machine), bound(machine)), name, "one bound from one seed", "two", remedy)
+    if not isinstance(part, nn.Module):
+        return
+    other = assemble(build())
+    other.load_state_dict(machine.state_dict())
+    remedy = "Register every tensor as a parameter or persistent buffer."
+    require(torch.equal(bound(machine), bound(other)), name, "the same bound after load_state_dict", "another", remedy)
+    for module in part.modules() if part is not machine else list(part.modules())[1:]:
+        for key, value in vars(module).items():
+            fixed = isinstance(value, Tensor | torch.distributions.Distribution)
+            remedy = "Use register_buffer, and make distributions in forward."
+            require(not fixed, name, "tensors that machine.to() moves", f"the plain attribute {key}", remedy)
+    if torch.cuda.is_available():
+        bound(machine.to("cuda"), "cuda")
+
+
+def _check_float64(
+    name: str, build: Callable[..., Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
+) -> None:
+    part = build()
+    machine = assemble(part)
+    prior = part is machine.memory_prior or part is machine.address_prior
+    if prior and not moves(part):
+        if "dtype" in inspect.signature(build).parameters:
+            machine = assemble(part := build(dtype=torch.float64))
+        elif as_distribution(part).sample().dtype != torch.float64:
+            return
+    machine, remedy = machine.double(), CONSTANTS
+    if prior:
+        dtype = as_distribution(part).sample().dtype
+        require(dtype == torch.float64, name, "float64 samples after .double()", dtype, remedy)
+    with converted(name):
+        bound = machine.bound(patterns.double())
+        loss = _elbo(machine).differentiable_loss(machine.model, machine.guide, patterns.double())
+    found = {term.dtype for term in (*bound, loss)}
+    require(found == {torch.float64}, name, "a float64 bound after .double()", found, remedy)

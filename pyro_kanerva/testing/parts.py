@@ -1,0 +1,241 @@
+"""The batteries for single parts, put into small machines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.matrix_normal import MatrixNormal
+from pyro_kanerva.priors import GaussianAddress, GaussianMemory, Prior, as_distribution
+from pyro_kanerva.testing.common import converted, in_float64, isolated, moves, name_of, require
+from pyro_kanerva.testing.density import check_density
+from pyro_kanerva.testing.machine import check_assembled, small_machine
+from pyro_kanerva.writers import WriteResult
+
+Build = Callable[[], Any]
+
+
+def _check_prior(name: str, prior: Prior, event_shape: tuple[int, ...]) -> None:
+    """Shapes, an ``expand`` that makes independent copies, and the density."""
+    distribution = as_distribution(prior)
+    shapes = tuple(distribution.batch_shape), tuple(distribution.event_shape)
+    remedy = f"Declare event dimensions with .to_event({len(event_shape)}), and leave the batch to the plates."
+    require(shapes == ((), event_shape), name, f"batch and event shape (), {event_shape}", shapes, remedy)
+    remedy = "Return a new distribution from expand(batch_shape), whose sample() and log_prob() have that batch."
+    try:
+        batched = distribution.expand((3, 4))
+    except NotImplementedError:
+        require(False, name, "an expand()", "NotImplementedError", remedy)
+    with torch.no_grad():
+        samples = batched.sample((2,))
+        wanted, found = (2, 3, 4, *event_shape), tuple(samples.shape)
+        require(found == wanted, name, f"samples of shape {wanted} from batch (3, 4)", found, remedy)
+        log_prob = batched.log_prob(samples)
+        found = tuple(log_prob.shape)
+        require(found == (2, 3, 4), name, "log_prob of shape (2, 3, 4) from batch (3, 4)", found, remedy)
+        single = torch.stack([distribution.log_prob(value) for value in samples.flatten(0, 2)]).reshape(2, 3, 4)
+        equal = torch.allclose(single, log_prob, rtol=1e-4, atol=1e-4)
+        require(equal, name, "log_prob of a batch to be that of its elements", "another", remedy)
+        many = batched.sample((20,)).reshape(20, 12, -1)
+        copies = bool((many == many[:, :1]).all())
+        require(not copies, name, "independent samples in a batch", "twelve copies", remedy)
+    if moves(prior):
+        with converted(name):
+            distribution = as_distribution(in_float64(prior))
+    check_density(name, distribution)
+
+
+def check_memory_prior(build: Build, *, num_slots: int = 6, code_size: int = 10) -> None:
+    """The battery for a memory prior, a module, callable or distribution of event shape (K, C).
+
+    Its shapes and density, see :func:`check_density`; that in a machine the log joint changes by as much as its
+    log density differs from the default prior's; and :func:`check_machine`.
+
+    :param build: returns a fresh prior.
+    :raises AssertionError: as the module says.
+    """
+    with isolated():
+        _check_prior(name_of(build()), build(), (num_slots, code_size))
+        default = GaussianMemory(num_slots, code_size)
+        _check_swap(build, "memory", small_machine(num_slots, code_size, memory_prior=build()), default)
+        check_assembled(name_of(build()), build, lambda part: small_machine(num_slots, code_size, memory_prior=part))
+
+
+def check_address_prior(build: Build, *, num_slots: int = 6, code_size: int = 10) -> None:
+    """The battery for an address prior of event shape (K,), as :func:`check_memory_prior`.
+
+    :raises AssertionError: as the module says.
+    """
+    with isolated():
+        _check_prior(name_of(build()), build(), (num_slots,))
+        machine = small_machine(num_slots, code_size, address_prior=build())
+        _check_swap(build, "address", machine, GaussianAddress(num_slots))
+        check_assembled(name_of(build()), build, lambda part: small_machine(num_slots, code_size, address_prior=part))
+
+
+def _check_swap(build: Build, site: str, machine: KanervaMachine, default: nn.Module) -> None:
+    other = copy.deepcopy(machine)
+    setattr(other, f"{site}_prior", default)
+    patterns = torch.zeros(2, 5, 3)
+    with torch.no_grad():
+        trace: Any = poutine.trace(machine.model).get_trace(patterns)
+        swapped: Any = poutine.trace(poutine.replay(other.model, trace=trace)).get_trace(patterns)
+        value = trace.nodes[site]["value"]
+        priors = as_distribution(getattr(machine, f"{site}_prior")), as_distribution(default)
+        expected = priors[0].log_prob(value).sum() - priors[1].log_prob(value).sum()
+        joints = trace.log_prob_sum(), swapped.log_prob_sum()
+    difference = (joints[0] - joints[1] - expected).abs() / (1 + joints[0].abs() + joints[1].abs())
+    what = f"the log joint to change by {expected:.4f} nats against the default prior"
+    remedy = "Let log_prob() depend on nothing but the value and the parameters."
+    require(difference < 1e-4, name_of(build()), what, f"{joints[0] - joints[1]:.4f}", remedy)
+
+
+def check_likelihood(
+    build: Build,
+    output_shape: tuple[int, ...] = (3,),
+    event_shape: tuple[int, ...] | None = None,
+    *,
+    num_slots: int = 6,
+    code_size: int = 10,
+) -> None:
+    """The battery for a likelihood, a module or callable from decoder output to a distribution of entries.
+
+    :param output_shape: what the decoder returns for one pattern.
+    :param event_shape: of a pattern; by default ``output_shape``. Patterns are sampled from the likelihood.
+    :raises AssertionError: as the module says.
+    """
+    shape = output_shape if event_shape is None else event_shape
+    with isolated():
+        name, likelihood = name_of(build()), build()
+        entries = likelihood(torch.randn(7, *output_shape))
+        found = tuple(entries.batch_shape + entries.event_shape)
+        remedy = "Return one distribution for each entry; for other patterns, pass their event_shape."
+        require(found == (7, *shape), name, f"batch and event shape together {(7, *shape)}", found, remedy)
+        with converted(name):
+            entries = in_float64(likelihood)(torch.randn(1, *output_shape, dtype=torch.float64))
+        check_density(name, entries)
+        check_assembled(
+            name, build, lambda part: small_machine(num_slots, code_size, shape, output_shape, likelihood=part)
+        )
+
+
+def _fresh(prior: Build | Prior | None, num_slots: int) -> Prior:
+    """A copy of ``prior`` of its own, or what it builds."""
+    if prior is None:
+        return GaussianAddress(num_slots)
+    if isinstance(prior, nn.Module | torch.distributions.Distribution):
+        return copy.deepcopy(prior)
+    return prior()
+
+
+def _check_codes_gradient(name: str, codes: Tensor, log_prob: Tensor) -> None:
+    gradient = torch.autograd.grad(log_prob.sum(), codes, allow_unused=True)[0] if log_prob.requires_grad else None
+    remedy = "Do not detach the codes: the encoder learns through them."
+    require(gradient is not None, name, "a gradient with respect to the codes", "none", remedy)
+    good = gradient is not None and bool(gradient.isfinite().all() & gradient.any())
+    require(good, name, "a finite gradient of the codes, not all zero", gradient, remedy)
+
+
+def check_writer(
+    build: Build, address_prior: Build | Prior | None = None, *, num_slots: int = 6, code_size: int = 10
+) -> None:
+    """The battery for a writer, ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``.
+
+    Its shapes for a prior of batch () and (B,), each episode written as if alone, a gradient for the codes, the density
+    of q(M), see :func:`check_density`, and :func:`check_machine`.
+
+    :param address_prior: of the machine: a prior, or a callable that builds one; by default the Gaussian.
+    :raises AssertionError: as the module says.
+    """
+    with isolated():
+        name, writer, scale = name_of(build()), build(), torch.tensor(0.7)
+        prior, codes = GaussianMemory(num_slots, code_size)(), torch.randn(3, 5, code_size, requires_grad=True)
+        result = writer(codes, prior, scale)
+        shapes = {
+            "memory batch shape": (tuple(result.memory.batch_shape), (3,)),
+            "memory event shape": (tuple(result.memory.event_shape), (num_slots, code_size)),
+            "shape of addresses": (tuple(result.addresses.shape), (3, 5, num_slots)),
+        }
+        for what, (found, wanted) in shapes.items():
+            remedy = "Return WriteResult(memory, addresses) with the batch of the codes."
+            require(found == wanted, name, f"{what} {wanted} for codes (3, 5, {code_size})", found, remedy)
+        pairs = [(result, writer(codes, prior.expand((3,)), scale), "with a prior of batch (B,)")]
+        for index in range(3):
+            one = slice(index, index + 1)
+            part = result._replace(memory=_element(result.memory, one), addresses=result.addresses[one])
+            pairs.append((part, writer(codes[one], prior, scale), "alone"))
+        for one_way, other_way, what in pairs:
+            for first, second in zip(_tensors(one_way), _tensors(other_way), strict=True):
+                close = torch.allclose(first, second, rtol=1e-3, atol=1e-4)
+                remedy = "Keep the episodes of a batch apart, and start from the prior that is given."
+                require(close, name, f"the same result for an episode {what}", "another", remedy)
+        _check_codes_gradient(name, codes, result.memory.log_prob(torch.randn(num_slots, code_size)))
+        check_density(f"q(M) of {name}", _element(result.memory, slice(0, 1)))
+        check_assembled(
+            name,
+            build,
+            lambda part: small_machine(
+                num_slots, code_size, writer=part, address_prior=_fresh(address_prior, num_slots)
+            ),
+        )
+
+
+def _element(memory: MatrixNormal, index: slice) -> MatrixNormal:
+    factor = memory.scale_tril_row.expand(*memory.batch_shape, -1, -1)
+    return MatrixNormal(memory.loc[index], factor[index], memory.scale_tril_column, validate_args=False)
+
+
+def _tensors(result: WriteResult) -> list[Tensor]:
+    return [
+        result.memory.loc,
+        result.memory.row_covariance.expand(*result.memory.batch_shape, -1, -1),
+        result.addresses,
+    ]
+
+
+def check_reader(
+    build: Build, address_prior: Build | Prior | None = None, *, num_slots: int = 6, code_size: int = 10
+) -> None:
+    """The battery for a reader, ``(codes (..., T, C), memory (..., K, C), address_prior, code_scale) -> q(w | x, M)``.
+
+    Its shapes, each particle and episode read as if alone, a gradient for the codes, the density of q(w | x, M), see
+    :func:`check_density`, and :func:`check_machine`.
+
+    :param address_prior: a prior, or a callable that builds one; by default the Gaussian.
+    :raises AssertionError: as the module says.
+    """
+    with isolated():
+        name, reader, scale = name_of(build()), build(), torch.tensor(0.7)
+        prior = as_distribution(_fresh(address_prior, num_slots))
+        codes = torch.randn(3, 5, code_size, requires_grad=True)
+        memory = torch.randn(4, 3, num_slots, code_size) / 2
+        for memories, batch in ((memory[0], (3, 5)), (memory, (4, 3, 5))):
+            result = reader(codes, memories, prior, scale)
+            found = tuple(result.batch_shape), tuple(result.event_shape)
+            what = f"batch and event shape {(batch, (num_slots,))} for codes (3, 5, {code_size})"
+            remedy = "Broadcast the leading dimensions of codes and memory: particles come on the left of the memory."
+            require(found == (batch, (num_slots,)), name, f"{what}, memory {tuple(memories.shape)}", found, remedy)
+        address = result.sample()
+        log_prob = result.log_prob(address)
+        for particle in range(4):
+            for episode in range(3):
+                alone = reader(codes[episode], memory[particle, episode], prior, scale)
+                wanted = alone.log_prob(address[particle, episode])
+                close = torch.allclose(log_prob[particle, episode], wanted, rtol=1e-3, atol=1e-3)
+                remedy = "Read particle p and episode b from memory[p, b] and codes[b] only."
+                require(close, name, "each particle and episode to be read as if alone", "another density", remedy)
+        _check_codes_gradient(name, codes, log_prob)
+        check_density(f"q(w) of {name}", reader(codes[:1, :1], memory[0, :1], prior, scale))
+        check_assembled(
+            name,
+            build,
+            lambda part: small_machine(
+                num_slots, code_size, reader=part, address_prior=_fresh(address_prior, num_slots)
+            ),
+        )

@@ -1,0 +1,510 @@
+"""The public battery: every part of the library passes, and every broken part is caught for the right reason."""
+
+import re
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_kanerva as pk
+from pyro_kanerva import testing
+from pyro_kanerva.testing import (
+    check_address_prior,
+    check_density,
+    check_likelihood,
+    check_machine,
+    check_memory_prior,
+    check_reader,
+    check_writer,
+)
+
+K, C = 6, 10
+
+
+def network():
+    return pk.MLPEncoder((C,), 2 * K, 20)
+
+
+def machine(**parts):
+    parts.setdefault("memory_prior", pk.GaussianMemory(K, C))
+    return pk.KanervaMachine(pk.MLPEncoder((3,), C, 16), pk.MLPDecoder(C, (3,), 16), **parts)
+
+
+PARTS = {
+    "GaussianMemory": (check_memory_prior, lambda: pk.GaussianMemory(K, C)),
+    "GaussianMemory full": (check_memory_prior, lambda: pk.GaussianMemory(K, C, 0.4 * torch.eye(K))),
+    "LowRankMemory": (check_memory_prior, lambda: pk.LowRankMemory(K, C, 2)),
+    "LaplaceMemory": (check_memory_prior, lambda: pk.LaplaceMemory(K, C)),
+    "StudentTMemory": (check_memory_prior, lambda: pk.StudentTMemory(K, C)),
+    "HierarchicalMemory": (check_memory_prior, lambda: pk.HierarchicalMemory(K, C)),
+    "GaussianAddress": (check_address_prior, lambda: pk.GaussianAddress(K)),
+    "LaplaceAddress": (check_address_prior, lambda: pk.LaplaceAddress(K)),
+    "StudentTAddress": (check_address_prior, lambda: pk.StudentTAddress(K)),
+    "HorseshoeAddress": (check_address_prior, lambda: pk.HorseshoeAddress(K)),
+    "SimplexAddress": (check_address_prior, lambda: pk.SimplexAddress(K)),
+    "CategoricalAddress": (check_address_prior, lambda: pk.CategoricalAddress(K)),
+    "BernoulliLikelihood": (check_likelihood, pk.BernoulliLikelihood, (1, 2, 2)),
+    "NormalLikelihood": (check_likelihood, pk.NormalLikelihood),
+    "CategoricalLikelihood": (check_likelihood, lambda: pk.CategoricalLikelihood(4), (3, 4), (3,)),
+    "DiscretizedLogisticLikelihood": (check_likelihood, pk.DiscretizedLogisticLikelihood),
+    "OnlineWriter": (check_writer, pk.OnlineWriter),
+    "OnlineWriter blocks": (check_writer, lambda: pk.OnlineWriter(3, sweeps=1)),
+    "SlotWriter": (check_writer, pk.SlotWriter, lambda: pk.CategoricalAddress(K)),
+    "AmortizedWriter": (check_writer, lambda: pk.AmortizedWriter(network())),
+    "PseudoInverseWriter": (check_writer, lambda: pk.PseudoInverseWriter(K)),
+    "ReadingWriter": (check_writer, lambda: pk.ReadingWriter(pk.SimplexAddress(K)), lambda: pk.SimplexAddress(K)),
+    "RefinedWriter": (check_writer, lambda: pk.RefinedWriter(pk.OnlineWriter(8), num_steps=2)),
+    "ExactReader": (check_reader, pk.ExactReader),
+    "ScalarReader": (check_reader, pk.ScalarReader),
+    "LaplaceReader": (check_reader, pk.LaplaceReader, lambda: pk.LaplaceAddress(K)),
+    "LaplaceReader simplex": (check_reader, lambda: pk.LaplaceReader(4), pk.SimplexAddress(K)),
+    "SlotReader": (check_reader, pk.SlotReader, lambda: pk.CategoricalAddress(K)),
+    "AmortizedReader": (check_reader, lambda: pk.AmortizedReader(network())),
+    "KanervaMachine": (check_machine, machine),
+    "kanerva_2018": (
+        check_machine,
+        lambda: pk.kanerva_2018(
+            pk.MLPEncoder((3,), C, 16), pk.MLPDecoder(C, (3,), 16), memory_prior=pk.GaussianMemory(K, C)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_the_library(name):
+    check, *arguments = PARTS[name]
+    check(*arguments)
+
+
+def test_every_part_is_tested():
+    kinds = ("Memory", "Address", "Likelihood", "Writer", "Reader")
+    parts = {name for name in pk.__all__ if name.endswith(kinds) and name not in kinds}
+    assert parts <= {name.split()[0] for name in PARTS}
+
+
+def exact_function(codes, memory, address_prior, code_scale):
+    return pk.ExactReader()(codes, memory, address_prior, code_scale)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: check_memory_prior(lambda: dist.Laplace(torch.zeros(K, C), 0.3).to_event(2)),
+        lambda: check_memory_prior(
+            lambda: lambda: dist.Normal(torch.zeros(4, 5), 0.5).to_event(2), num_slots=4, code_size=5
+        ),
+        lambda: check_address_prior(
+            lambda dtype=torch.float32: dist.Normal(torch.zeros(K, dtype=dtype), 1).to_event(1)
+        ),
+        lambda: check_likelihood(lambda: lambda output: dist.Poisson(output.exp())),
+        lambda: check_reader(lambda: exact_function),
+    ],
+)
+def test_plain_functions_and_distributions(call):
+    call()
+
+
+# ---------------------------------------------------------------------- broken parts
+
+
+class Unnormalized(dist.Normal):
+    def log_prob(self, value):
+        return super().log_prob(value) + 0.05
+
+
+class Inconsistent(dist.Normal):
+    def rsample(self, sample_shape=torch.Size()):
+        return self.loc + 1.15 * (super().rsample(sample_shape) - self.loc)
+
+
+class Copies(dist.Normal):
+    """One sample for the whole batch."""
+
+    def sample(self, sample_shape=torch.Size()):
+        sample = super().sample(sample_shape)
+        return sample[..., :1, :1, :].expand(sample.shape) if len(self.batch_shape) == 3 else sample
+
+
+class NoBatch(dist.MultivariateNormal):
+    def expand(self, batch_shape, _instance=None):
+        return self
+
+
+class SumsOverBatch(dist.MultivariateNormal):
+    def log_prob(self, value):
+        return super().log_prob(value).sum(-1) if self.batch_shape else super().log_prob(value)
+
+    def expand(self, batch_shape, _instance=None):
+        return super().expand(batch_shape, self._get_checked_instance(SumsOverBatch, _instance))
+
+
+class Prior(nn.Module):
+    """An address prior that tests break."""
+
+    def __init__(self, distribution=dist.Normal):
+        super().__init__()
+        self.loc = nn.Parameter(0.1 * torch.randn(K))
+        self.distribution = distribution
+
+    def forward(self):
+        return self.distribution(self.loc, torch.ones_like(self.loc)).to_event(1)
+
+
+class Detached(Prior):
+    def forward(self):
+        return dist.Normal(self.loc.detach(), 1.0).to_event(1)
+
+
+class NotFinite(Prior):
+    def forward(self):
+        return dist.Normal(self.loc + (self.loc * 0).abs().sqrt(), 1.0).to_event(1)
+
+
+SHARED = nn.Parameter(torch.zeros(K))
+
+
+class Shared(Prior):
+    def __init__(self):
+        super().__init__()
+        self.loc = SHARED
+
+
+class InStore(Prior):
+    def forward(self):
+        return dist.Normal(pyro.param("loc", torch.zeros(K)).to(self.loc) + self.loc, 1.0).to_event(1)
+
+
+class Single(Prior):
+    def forward(self):
+        return dist.Normal(self.loc.float(), 1.0).to_event(1)
+
+
+class Forgetful(Prior):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.randn(K), persistent=False)
+
+    def forward(self):
+        return dist.Normal(self.loc + self.shift, 1.0).to_event(1)
+
+
+class Stays(Prior):
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.zeros(())
+
+    def forward(self):
+        return dist.Normal(self.loc + self.shift, 1.0).to_event(1)
+
+
+class Drifting(Prior):
+    """Another distribution at every call."""
+
+    calls = 0
+
+    def forward(self):
+        self.calls += 1
+        return dist.Normal(self.loc + 1e-3 * self.calls, 1.0).to_event(1)
+
+
+class Writer(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, codes, prior, code_scale):
+        return self.change(pk.OnlineWriter()(codes, prior, code_scale), codes, prior)
+
+
+class Reader(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, codes, memory, address_prior, code_scale):
+        codes, memory = self.change(codes, memory)
+        return pk.ExactReader()(codes, memory, address_prior, code_scale)
+
+
+class UnnormalizedReader(nn.Module):
+    def __init__(self, constant):
+        super().__init__()
+        self.constant = constant
+
+    def forward(self, codes, memory, address_prior, code_scale):
+        exact = pk.ExactReader()(codes, memory, address_prior, code_scale)
+        constant = self.constant
+
+        class Wrong(dist.MultivariateNormal):
+            def log_prob(self, value):
+                return super().log_prob(value) + constant
+
+            def expand(self, batch_shape, _instance=None):
+                return self
+
+        return Wrong(exact.loc, scale_tril=exact.scale_tril, validate_args=False)
+
+
+def pooled(codes, memory):
+    """Every particle reads the mean of all particles' memories."""
+    return codes, memory.mean(0, keepdim=True).expand(memory.shape) if memory.dim() > 3 else memory
+
+
+def wrong_addresses(result, codes, prior):
+    return result._replace(addresses=result.addresses.mT)
+
+
+def mixed_episodes(result, codes, prior):
+    loc = result.memory.loc.mean(0, keepdim=True).expand(result.memory.loc.shape)
+    return result._replace(memory=pk.MatrixNormal(loc, result.memory.scale_tril_row, validate_args=False))
+
+
+def detached_memory(result, codes, prior):
+    memory = pk.MatrixNormal(result.memory.loc.detach(), result.memory.scale_tril_row.detach(), validate_args=False)
+    return result._replace(memory=memory)
+
+
+def single_memory(result, codes, prior):
+    memory = pk.MatrixNormal(result.memory.loc.float(), result.memory.scale_tril_row.float(), validate_args=False)
+    return result._replace(memory=memory)
+
+
+def single_identity(codes, memory):
+    return codes, torch.eye(K) @ memory
+
+
+class Weighted(dist.Bernoulli):
+    def log_prob(self, value):
+        return 0.9 * super().log_prob(value)
+
+
+normal = "log_prob to be the normalized log density of the samples"
+BROKEN = {
+    "event shape": (
+        check_memory_prior,
+        lambda: dist.Normal(torch.zeros(K, C), 1).to_event(1),
+        r"batch and event shape \(\), \(6, 10\); found \(\(6,\), \(10,\)\).*to_event\(2\)",
+    ),
+    "event size": (
+        check_address_prior,
+        lambda: pk.GaussianAddress(5),
+        r"GaussianAddress: .* event shape \(\), \(6,\); found \(\(\), \(5,\)\)",
+    ),
+    "unnormalized": (
+        check_memory_prior,
+        lambda: Unnormalized(torch.zeros(K, C), 1).to_event(2),
+        f"{normal}.*integrate to about exp",
+    ),
+    "unnormalized address": (
+        check_address_prior,
+        lambda: Prior(Unnormalized),
+        rf"Prior: expected {normal}.*about exp\(0\.\d\d\)",
+    ),
+    "rsample": (
+        check_memory_prior,
+        lambda: Inconsistent(torch.zeros(K, C), 1).to_event(2),
+        rf"{normal}.*Make rsample\(\) and log_prob\(\)",
+    ),
+    "rsample of an address": (
+        check_address_prior,
+        lambda: Prior(Inconsistent),
+        rf"Prior: .*{normal}.*Make rsample\(\)",
+    ),
+    "ignored batch": (
+        check_address_prior,
+        lambda: NoBatch(torch.zeros(K), torch.eye(K)),
+        r"samples of shape \(2, 3, 4, 6\) .*found \(2, 6\).*expand",
+    ),
+    "summed batch": (
+        check_address_prior,
+        lambda: SumsOverBatch(torch.zeros(K), torch.eye(K)),
+        r"log_prob of shape \(2, 3, 4\).*found \(2, 3\)",
+    ),
+    "copies": (
+        check_address_prior,
+        lambda: Copies(torch.zeros(K), 1).to_event(1),
+        "independent samples in a batch; found twelve copies",
+    ),
+    "detached": (
+        check_address_prior,
+        Detached,
+        "Detached: expected a gradient of address_prior.loc; found none.*detach",
+    ),
+    "not finite": (
+        check_address_prior,
+        NotFinite,
+        "NotFinite: expected a finite gradient of address_prior.loc; found .*nan",
+    ),
+    "shared": (
+        check_address_prior,
+        Shared,
+        "Shared: expected instances that train alone; .*'address_prior.loc'.*__init__",
+    ),
+    "parameter store": (check_address_prior, InStore, r"InStore: .*Pyro's store; found \['loc'\]. Use nn.Parameter"),
+    "float32 prior": (check_address_prior, Single, r"Single: expected float64 samples .* found torch.float32"),
+    "float32 reader": (
+        check_reader,
+        lambda: Reader(single_identity),
+        r"Reader: expected float64 to work.*dtype and device of a parameter",
+    ),
+    "float32 writer": (
+        check_writer,
+        lambda: Writer(single_memory),
+        r"Writer: expected float64 to work.*dtype and device of a parameter",
+    ),
+    "float32 likelihood": (check_likelihood, lambda: lambda output: dist.Normal(output @ torch.eye(3), 1.0), "float64"),
+    "forgetful": (check_address_prior, Forgetful, "Forgetful: .*same bound after load_state_dict.*persistent"),
+    "plain attribute": (check_address_prior, Stays, "Stays: .*found the plain attribute shift. Use register_buffer"),
+    "drifting": (check_address_prior, Drifting, "Drifting: "),
+    "addresses": (
+        check_writer,
+        lambda: Writer(wrong_addresses),
+        r"Writer: expected shape of addresses \(3, 5, 6\).*found \(3, 6, 5\)",
+    ),
+    "mixed episodes": (
+        check_writer,
+        lambda: Writer(mixed_episodes),
+        "Writer: expected the same result for an episode alone",
+    ),
+    "detached codes of a writer": (
+        check_writer,
+        lambda: Writer(detached_memory),
+        "Writer: .*with respect to the codes; found none",
+    ),
+    "pooled particles": (
+        check_reader,
+        lambda: Reader(pooled),
+        "Reader: expected each particle and episode to be read as if alone",
+    ),
+    "one particle": (
+        check_reader,
+        lambda: Reader(lambda z, m: (z, m[0] if m.dim() > 3 else m)),
+        r"Reader: expected batch and event shape \(\(4, 3, 5\), \(6,\)\).*found \(\(3, 5\)",
+    ),
+    "detached codes of a reader": (
+        check_reader,
+        lambda: Reader(lambda z, m: (z.detach(), m)),
+        "Reader: .*with respect to the codes",
+    ),
+    "unnormalized reader": (
+        check_reader,
+        lambda: UnnormalizedReader(0.2),
+        r"q\(w\) of UnnormalizedReader: .*about exp\(0\.\d",
+    ),
+    "likelihood": (
+        check_likelihood,
+        lambda: lambda logits: Weighted(logits=logits),
+        r"probability exp\(log_prob\).*the frequency",
+    ),
+    "likelihood of another shape": (
+        check_likelihood,
+        lambda: lambda output: dist.Normal(output[..., :2], 1.0),
+        r"\(7, 3\); found \(7, 2\)",
+    ),
+    # what only a machine shows
+    "machine's particles": (
+        check_machine,
+        lambda: machine(reader=Reader(lambda z, m: (z, (m - m.mean(0)) if m.dim() > 3 else m))),
+        "one loss from particles vectorized and from particles one by one",
+    ),
+    "machine's guide": (
+        check_machine,
+        lambda: machine(reader=UnnormalizedReader(0.7)),
+        "the same evidence from guide and prior",
+    ),
+    "machine without a shape": (
+        check_machine,
+        lambda: pk.KanervaMachine(nn.Linear(3, C), nn.Linear(C, 3), memory_prior=pk.GaussianMemory(K, C)),
+        "event_shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_parts_are_caught(name):
+    check, build, message = BROKEN[name]
+    random, stored = torch.get_rng_state(), {"before": pyro.param("before", torch.ones(2))}
+    with pytest.raises(AssertionError) as caught:
+        check(build)
+    assert re.search(message, str(caught.value), re.DOTALL), caught.value
+    assert torch.equal(torch.get_rng_state(), random)
+    assert set(pyro.get_param_store()) == set(stored)
+
+
+def test_a_bound_of_another_value(monkeypatch):
+    """``bound`` with several particles against the ELBO."""
+    bound = pk.KanervaMachine.bound
+    monkeypatch.setattr(
+        pk.KanervaMachine,
+        "bound",
+        lambda self, patterns, num_particles=1: pk.Bound(
+            *(num_particles**0.1 * term for term in bound(self, patterns, num_particles))
+        ),
+    )
+    with pytest.raises(AssertionError, match="one loss from bound"):
+        check_machine(machine)
+
+
+def test_a_bound_above_the_evidence(monkeypatch):
+    """Without the identity, the inequality alone sees a guide whose density is too small."""
+    monkeypatch.setattr(testing.machine, "agree", lambda *arguments: None)
+    with pytest.raises(AssertionError, match=r"a bound below the log evidence; found -?\d.* above -\d"):
+        check_machine(lambda: machine(reader=UnnormalizedReader(-6.0)))
+
+
+def test_state_is_left_alone():
+    random, parameter = torch.get_rng_state(), pyro.param("loc", torch.ones(2))
+    check_address_prior(lambda: Prior())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert list(pyro.get_param_store()) == ["loc"]
+    assert pyro.param("loc") is parameter
+
+
+# ---------------------------------------------------------------------- the density
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        dist.Cauchy(torch.zeros(K), 1.0).to_event(1),
+        dist.MultivariateStudentT(torch.tensor(3.0), torch.zeros(K, C), torch.eye(C)).to_event(1),
+        dist.Gamma(0.3 * torch.ones(K), 1.0).to_event(1),
+        dist.Dirichlet(torch.full((K,), 0.3, dtype=torch.float64)),
+        dist.LogNormal(torch.zeros(3), 1.5),
+        dist.Poisson(torch.tensor([0.2, 3.0])),
+        dist.OneHotCategorical(logits=torch.randn(2, K)),
+    ],
+)
+def test_right_densities_pass(distribution):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        check_density("right", distribution)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("family", [dist.Normal, dist.Laplace, partial(dist.StudentT, 4.0)])
+def test_wrong_scales_are_seen(family, factor):
+    """A scale that is off by a tenth, at which the mean of the score is still zero."""
+    right, wrong = (family(torch.zeros(K), scale).to_event(1) for scale in (1.0, factor))
+    right.base_dist.log_prob = wrong.base_dist.log_prob
+    with pytest.raises(AssertionError, match="normalized log density"):
+        check_density("wrong", right)
+
+
+def test_a_constant_coordinate():
+    flat = dist.Normal(torch.zeros(2), torch.tensor([1.0, 0.0]), validate_args=False).to_event(1)
+    with pytest.raises(AssertionError, match="samples that vary in every coordinate"):
+        check_density("flat", flat)
+    check_density("point", dist.Delta(torch.zeros(2), event_dim=1))  # probability 1, not a density
+
+
+def test_no_power_is_said():
+    spikes = dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.tensor([0.0, 0.0]), torch.tensor([0.01, 1.0]))
+    )
+    with pytest.raises(AssertionError, match=r"60 dimensions.*smaller instance"):
+        check_density("spikes", spikes.expand((60,)).to_event(1))
+    check_density("spikes", spikes.expand((2,)).to_event(1))
