@@ -32,12 +32,17 @@ class NormalLikelihood(nn.Module):
     :raises ValueError: if ``scale`` is not positive.
     """
 
+    log_scale: Tensor
+
     def __init__(self, scale: Tensor | float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
         start = torch.as_tensor(scale, dtype=torch.get_default_dtype()).detach().clone()
         if not bool(((start > 0) & start.isfinite()).all()):
             raise ValueError(f"NormalLikelihood: scale is {scale}; expected positive standard deviations.")
-        self.log_scale = nn.Parameter(start.log(), requires_grad=learned)
+        if learned:
+            self.log_scale = nn.Parameter(start.log())
+        else:
+            self.register_buffer("log_scale", start.log())
 
     def forward(self, output: Tensor) -> dist.Normal:
         """``Normal`` with the shape of ``output``."""
