@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva.conjugate import address_posterior, precision_to_scale_tril
-from pyro_kanerva.priors import Coordinates, coordinates, gaussian_address
+from pyro_kanerva.priors import Coordinates, as_gaussian, coordinates, gaussian_address
 
 
 class ExactReader(nn.Module):
@@ -258,4 +258,4 @@ def reader_for(address_prior: dist.TorchDistribution) -> nn.Module:
     """The reader that fits a prior: exact where it is Gaussian or one-hot, else by Newton steps."""
     if isinstance(address_prior, dist.OneHotCategorical):
         return SlotReader()
-    return ExactReader() if isinstance(address_prior, dist.MultivariateNormal) else LaplaceReader()
+    return LaplaceReader() if as_gaussian(address_prior) is None else ExactReader()

@@ -80,13 +80,24 @@ def gaussian_memory(prior: Prior) -> MatrixNormal:
     return MatrixNormal(mean, variance.mean(-1).sqrt().diag_embed(), validate_args=False)
 
 
+def as_gaussian(prior: dist.TorchDistribution) -> dist.MultivariateNormal | None:
+    """An address prior that is Gaussian, also as ``Normal(...).to_event(1)``; else None."""
+    if isinstance(prior, dist.MultivariateNormal):
+        return prior
+    if isinstance(prior, torch.distributions.Independent) and isinstance(prior.base_dist, torch.distributions.Normal):
+        scale_tril = prior.base_dist.scale.diag_embed()
+        return dist.MultivariateNormal(prior.base_dist.loc, scale_tril=scale_tril, validate_args=False)
+    return None
+
+
 def gaussian_address(prior: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     """Mean (K,) and precision (K, K) of the prior, or of a Gaussian of equal mean and variances.
 
     :raises ValueError: if the prior has no finite mean and variance.
     """
-    if isinstance(prior, dist.MultivariateNormal):
-        return prior.loc, prior.precision_matrix
+    gaussian = as_gaussian(prior)
+    if gaussian is not None:
+        return gaussian.loc, gaussian.precision_matrix
     mean, variance = _moments("address", prior, "Use LaplaceReader(), which needs none.")
     return mean, variance.reciprocal().diag_embed()
 
@@ -192,8 +203,9 @@ def _finite(distribution: dist.TorchDistribution | None, moment: str) -> Tensor 
 
 def coordinates(prior: dist.TorchDistribution) -> Coordinates:
     """Real coordinates for a continuous address prior of any support: those of its base, or torch's ``biject_to``."""
-    if isinstance(prior, dist.MultivariateNormal):
-        return Coordinates(None, prior, None, prior)
+    gaussian = as_gaussian(prior)
+    if gaussian is not None:
+        return Coordinates(None, gaussian, None, prior)
     if isinstance(prior, torch.distributions.TransformedDistribution) and isinstance(
         prior.base_dist, torch.distributions.MultivariateNormal
     ):
