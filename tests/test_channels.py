@@ -380,7 +380,7 @@ def test_channels_are_channels(channel):
         (lambda: UnknownLevel(Where(MASK, Flip(0.1), Flip(0.2))), "UnknownLevel: channel is Where"),
         (lambda: UnknownLevel(Flip(0.1), 0), "UnknownLevel: num_iterations is 0; expected at least 1"),
         (lambda: CategoricalLikelihood(1), "CategoricalLikelihood: num_classes is 1; expected at least 2"),
-        (lambda: NormalLikelihood(0.0), "NormalLikelihood: scale is 0.0; expected a positive standard deviation"),
+        (lambda: NormalLikelihood(0.0), "NormalLikelihood: scale is 0.0; expected positive standard deviations"),
     ],
 )
 def test_bad_arguments(make, message):
