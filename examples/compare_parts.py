@@ -78,6 +78,7 @@ def parser():
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="glyphs", help="glyphs (embedded), or an .npz file with an array images")
     data.add_argument("--held-out", type=int, default=8070, help="images of a file held out, a random split")
+    data.add_argument("--group-by", metavar="NAME", help="integer label of the file: all of an episode share it")
     data.add_argument("--episode-length", type=int, default=32)
     data.add_argument("--batch-size", type=int, default=4)
     data.add_argument("--test-episodes", type=int, default=16, help="held-out episodes for the bound")
@@ -100,16 +101,27 @@ def parser():
 
 
 def load(args):
-    """Training images, and held-out episodes."""
+    """Training episodes, and a list of held-out ones; of a file a random split, or a quarter of the groups."""
+    generator = torch.Generator().manual_seed(args.seed)
+    labels = test_labels = None
     if args.data == "glyphs":
         train, test = pk.glyphs("train").images, pk.glyphs("test").images
-    else:
+    elif args.group_by is None:
         images = pk.load_images(args.data).images
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
+        order = torch.randperm(len(images), generator=generator)
         train, test = images[order[args.held_out :]], images[order[: args.held_out]]
+    else:
+        images, labels = pk.load_images(args.data, args.group_by)
+        groups = labels.unique()
+        groups = groups[torch.randperm(len(groups), generator=generator)]
+        held_out = torch.isin(labels, groups[: len(groups) // 4])
+        train, test, labels, test_labels = images[~held_out], images[held_out], labels[~held_out], labels[held_out]
     number = min(args.test_episodes, len(test) // args.episode_length)
-    held_out = pk.Episodes(test, args.episode_length, 1, seed=args.seed)
-    return train, [held_out[index] for index in range(number)]
+    episodes = pk.Episodes(test, args.episode_length, 1, seed=args.seed, labels=test_labels)
+    return (
+        pk.Episodes(train, args.episode_length, args.batch_size, seed=args.seed, labels=labels),
+        [episodes[index] for index in range(number)],
+    )
 
 
 def build(args, combination, event_shape):
@@ -178,7 +190,7 @@ def time_of_a_step(machine, episodes):
     return min(seconds)
 
 
-def compare(args, combination, train, batches):
+def compare(args, combination, episodes, batches):
     """Train and evaluate one combination, and file the result."""
     settings = ("data", "steps", "memory_kl_weight", "code_scale", "memory_scale", "seed")
     result = {"parts": "/".join(combination), **{name: getattr(args, name) for name in settings}}
@@ -186,9 +198,8 @@ def compare(args, combination, train, batches):
     folder = args.run / name
     if (folder / "result.json").exists():
         return
-    machine = build(args, combination, (1, *train.shape[1:]))
+    machine = build(args, combination, tuple(batches[0].shape[2:]))
     machine.bound(batches[0])  # parts that do not fit each other say so here
-    episodes = pk.Episodes(train, args.episode_length, args.batch_size, seed=args.seed)
     pk.fit(
         machine,
         episodes,
@@ -245,7 +256,7 @@ def draw(results, path):
 
 def main(args):
     """Returns the results, best bound first."""
-    train, batches = load(args)
+    episodes, batches = load(args)
     if args.combinations is None:
         chosen = itertools.product(args.memory_priors, args.address_priors, args.writers, args.readers)
     else:
@@ -253,7 +264,7 @@ def main(args):
     for combination in chosen:
         print("/".join(combination), flush=True)
         try:
-            compare(args, combination, train, batches)
+            compare(args, combination, episodes, batches)
         except ValueError as error:
             print(f"  left out: {error}")
     results = [json.loads(path.read_text()) for path in sorted(args.run.glob("*/result.json"))]

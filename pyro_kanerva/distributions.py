@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 
 class HorseshoeLike(dist.TorchDistribution):
@@ -22,7 +22,7 @@ class HorseshoeLike(dist.TorchDistribution):
 
     :param scale: positive, shape of the batch.
 
-    It has no mean and no variance. Its density at exactly zero is that at the smallest normal number,
+    It has no mean and no variance. Its density at exactly zero is that at the root of the smallest normal number,
     so that log densities stay finite. Source: Bhadra, Datta, Polson and Willard 2019, "The Horseshoe-Like
     Regularization for Feature Subset Selection" (arXiv 1702.07400).
     """
@@ -50,8 +50,9 @@ class HorseshoeLike(dist.TorchDistribution):
         """Log density in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        squared = (value / self.scale).square().clamp(min=torch.finfo(value.dtype).tiny)
-        return torch.log1p(squared.reciprocal()).log() - (2 * math.pi * self.scale).log()
+        smallest = torch.finfo(value.dtype).tiny ** 0.5
+        log_squared = 2 * (value / self.scale).abs().clamp(min=smallest).log()
+        return softplus(-log_squared, threshold=40).log() - (2 * math.pi * self.scale).log()
 
 
 class AdditiveLogistic(dist.transforms.Transform):
@@ -155,11 +156,12 @@ class DiscretizedLogistic(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """The sum of ``P(x >= level)`` over the levels above the first, over n - 1."""
-        bounds = (torch.arange(1, self.num_levels, device=self.loc.device) - 0.5) / (self.num_levels - 1)
+        top = self.num_levels - 1
+        bounds = (torch.arange(1, top + 1, dtype=self.loc.dtype, device=self.loc.device) - 0.5) / top
         total = torch.zeros_like(self.loc)
-        for bound in bounds.to(self.loc.dtype):  # one after the other: all at once would be n times the memory
+        for bound in bounds:  # one after the other: all at once would be n times the memory
             total = total + ((self.loc - bound) / self.scale).sigmoid()
-        return total / (self.num_levels - 1)
+        return total / top
 
     @property
     def mode(self) -> Tensor:

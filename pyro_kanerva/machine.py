@@ -265,7 +265,7 @@ class KanervaMachine(nn.Module):
         refine = getattr(self.writer, "refine", None)
         if refine is None:
             return result
-        return refine(self, patterns, result, as_distribution(self.memory_prior) if prior is None else prior)
+        return refine(self, patterns, codes, result, prior)
 
     def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""

@@ -80,7 +80,8 @@ class LaplaceReader(nn.Module):
         Lambda = -E_q[grad^2 log p(u)] = E[(1 - x^2) log p(u + s x)] / s^2
 
     so that the fixed point is the Gaussian nearest to the posterior in KL(q || p), and a kink or a spike of
-    the density does no harm. A curvature below zero, in a heavy tail, counts as zero.
+    the density does no harm. A curvature below zero, in a heavy tail, counts as zero, and in curved coordinates
+    as 0.5.
 
     :param num_steps: Newton steps, unrolled for the gradient.
     :raises ValueError: if ``num_steps < 1``.
@@ -159,7 +160,8 @@ class LaplaceReader(nn.Module):
                 (slopes,) = torch.autograd.grad(where.log_density(points).sum(), points, create_graph=create_graph)
             gradient = (weights * slopes).sum(0)
             curvature = -(weights * nodes * slopes).sum(0) / scale
-        return gradient, curvature.clamp(min=_LEAST_CURVATURE).diag_embed()
+        least = _LEAST_CURVATURE if where.transform is None else _LEAST_IN_CURVED_COORDINATES
+        return gradient, curvature.clamp(min=least).diag_embed()
 
     @staticmethod
     def _project(where: Coordinates, center: Tensor, gram: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -173,6 +175,7 @@ class LaplaceReader(nn.Module):
 _NODES = 32  # of the quadrature; even: none falls on the kink of a density at zero
 _FEW_NODES = 4  # where slopes are taken, which far out may be infinite
 _LEAST_CURVATURE = 1e-4
+_LEAST_IN_CURVED_COORDINATES = 0.5  # a logarithm is flat to one side: a Gaussian must not run away there
 _STEP_SIZES = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0])
 
 

@@ -1,7 +1,7 @@
 """Writers: how an episode becomes q(M), the amortized variational guide of the memory.
 
 A writer is any callable ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``. One that also
-has a method ``refine(machine, patterns, result, prior) -> WriteResult`` is shown the patterns afterwards.
+has a method ``refine(machine, patterns, codes, result, prior) -> WriteResult`` is shown the patterns afterwards.
 """
 
 from __future__ import annotations
@@ -235,7 +235,15 @@ class PseudoInverseWriter(nn.Module):
         return torch.cholesky_solve(design.mT @ targets, cholesky(gram + ridge * identity, "the normal matrix"))
 
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
-        """Write ``codes`` (B, T, C); of ``prior`` only the mean is used."""
+        """Write ``codes`` (B, T, C); of ``prior`` only the mean is used.
+
+        :raises ValueError: if the memory has another number of slots.
+        """
+        if prior.event_shape[0] != len(self.log_scale):
+            raise ValueError(
+                f"PseudoInverseWriter: the memory has {prior.event_shape[0]} slots; expected {len(self.log_scale)}, "
+                "num_slots of the writer."
+            )
         start = prior.expand(codes.shape[:-2]).loc
         addresses = self._solve(start.mT, codes.mT).mT  # (B, T, K)
         factor = self.log_scale.exp().diag_embed()
@@ -280,31 +288,35 @@ class RefinedWriter(nn.Module):
         return self.writer(codes, prior, code_scale)
 
     def refine(
-        self, machine: KanervaMachine, patterns: Tensor, result: WriteResult, prior: dist.TorchDistribution
+        self,
+        machine: KanervaMachine,
+        patterns: Tensor,
+        codes: Tensor,
+        result: WriteResult,
+        prior: MatrixNormal | None,
     ) -> WriteResult:
-        """``result`` with a better q(M) for ``patterns`` (B, T) + E written into ``prior``."""
-        with torch.no_grad():
-            codes = machine.encode(patterns)
+        """``result`` with a better q(M) for ``patterns`` (B, T) + E, written into ``prior``, or the memory prior."""
         memory = result.memory
         loc, factor = memory.loc, memory.scale_tril_row.expand(*memory.batch_shape, -1, -1)
-        deviation = factor.square().sum(-1, keepdim=True).sqrt().detach()  # (B, K, 1)
+        deviation = factor.square().sum(-1, keepdim=True).sqrt()  # (B, K, 1)
         with torch.inference_mode(False), torch.enable_grad():
-            shift, stretch = (torch.zeros_like(part).requires_grad_() for part in (loc, deviation))
+            # clones: tensors of inference mode would have no gradients
+            start, shape, width = (part.detach().clone() for part in (loc, factor, deviation))
+            patterns, codes = patterns.clone(), codes.detach().clone()
+            target = as_distribution(machine.memory_prior)
+            if prior is not None:
+                target = MatrixNormal(prior.loc.clone(), prior.scale_tril_row.clone(), validate_args=False)
+            shift, stretch = (torch.zeros_like(part).requires_grad_() for part in (start, width))
             optimizer = torch.optim.Adam([shift, stretch], lr=self.learning_rate)
             for _ in range(self.num_steps):
-                moved = MatrixNormal(
-                    loc.detach() + deviation * shift, factor.detach() * stretch.exp().mT, validate_args=False
-                )
-                loss = -machine.bound_of(patterns, codes, moved, prior).bound.sum()
-                gradients = torch.autograd.grad(loss, [shift, stretch])
-                for parameter, gradient in zip((shift, stretch), gradients, strict=True):
-                    parameter.grad = gradient
+                moved = MatrixNormal(start + width * shift, shape * stretch.exp().mT, validate_args=False)
+                loss = -machine.bound_of(patterns, codes, moved, target).bound.sum()
+                shift.grad, stretch.grad = torch.autograd.grad(loss, [shift, stretch])
                 optimizer.step()
-        return result._replace(
-            memory=MatrixNormal(
-                loc + deviation * shift.detach(), factor * stretch.detach().exp().mT, validate_args=False
-            )
-        )
+        moved = MatrixNormal(
+            loc + width * shift.detach(), factor * stretch.detach().exp().mT, validate_args=False
+        )  # the correction has no gradient, the start has
+        return result._replace(memory=moved)
 
 
 def writer_for(prior: Prior) -> nn.Module:

@@ -83,22 +83,23 @@ class LowRankMemory(nn.Module):
 
     :param num_slots: K.
     :param code_size: C.
-    :param rank: columns of F, at most K.
+    :param rank: columns of F, at most K; ``None`` for 4, or K where that is less.
     :param scale: where the row standard deviations start; ``None`` for ``1 / sqrt(K)``. Half of the
         variance starts in F, in random directions.
     :raises ValueError: if a size is not positive, the rank above K, or ``scale`` not positive.
     """
 
-    def __init__(self, num_slots: int, code_size: int, rank: int = 4, scale: float | None = None) -> None:
+    def __init__(self, num_slots: int, code_size: int, rank: int | None = None, scale: float | None = None) -> None:
         super().__init__()
+        rank = max(1, min(4, num_slots)) if rank is None else rank
         _check_sizes("LowRankMemory", num_slots=num_slots, code_size=code_size, rank=rank)
         if rank > num_slots:
             raise ValueError(f"LowRankMemory: rank is {rank}; expected at most num_slots, {num_slots}.")
         start = _start("LowRankMemory", num_slots, scale)
         self.num_slots, self.code_size = num_slots, code_size
+        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
         self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(start) - 0.5 * math.log(2)))
         self.factor = nn.Parameter(torch.randn(num_slots, rank) * start / math.sqrt(2 * rank))
-        self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
 
     def forward(self) -> MatrixNormal:
         """``MatrixNormal`` of batch shape () and event shape (K, C)."""
