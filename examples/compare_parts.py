@@ -192,9 +192,9 @@ def time_of_a_step(machine, episodes):
 
 def compare(args, combination, episodes, batches):
     """Train and evaluate one combination, and file the result."""
-    settings = ("data", "steps", "memory_kl_weight", "code_scale", "memory_scale", "seed")
+    settings = ("data", "steps", "learning_rate", "memory_kl_weight", "code_scale", "memory_scale", "seed")
     result = {"parts": "/".join(combination), **{name: getattr(args, name) for name in settings}}
-    name = f"{'-'.join(combination)}-{args.memory_kl_weight}-{args.code_scale}-{args.memory_scale}-{args.seed}"
+    name = "-".join([*combination, *(f"{getattr(args, setting)}" for setting in settings[1:])])
     folder = args.run / name
     if (folder / "result.json").exists():
         return

@@ -8,8 +8,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ARGS = {
     "compare_parts.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 "
-    "--test-episodes 2 --recall-episodes 1 --memory-priors gaussian laplace --address-priors gaussian categorical --writers blocks slots "
-    "kanerva-2018 --readers exact slots kanerva-2018 --run run --out picture.png",
+    "--test-episodes 2 --recall-episodes 1 --memory-priors gaussian laplace --address-priors gaussian categorical "
+    "--writers blocks slots kanerva-2018 --readers exact slots kanerva-2018 --run run --out picture.png",
     "energy_landscape.py": "--size 4 --code-size 3 --width 8 --batch-size 2 --train-steps 2 --query-steps 2 "
     "--resolution 5 --out picture.png",
     "svi_script.py": "--slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --steps 2 --out picture.png",
