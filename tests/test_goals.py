@@ -1,7 +1,9 @@
 """What the commands of the README and the docs reach; long, so not in the default run."""
 
 import json
+import runpy
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +67,22 @@ def test_retrieval_of_new_characters(tmp_path):
             assert min(soon) <= part["errors"][-1] + 0.001
         else:
             assert part["ratio"] <= 2.2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_parts_on_omniglot(tmp_path):
+    """Equal networks, data order and 2,000 steps: blocks and the exact reader against the paper's rule; slots."""
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "compare_parts.py"))
+    common = (
+        f"--data {data_file('data/omniglot_28x28.npz')} --networks conv --width 16 --batch-size 8 --code-size 100 "
+        f"--steps 2000 --test-episodes 252 --run {tmp_path} "
+    )
+    pair = "--learning-rate 1e-3 --combinations gaussian/gaussian/blocks/exact gaussian/gaussian/paper/scalar"
+    slots = "--memory-kl-weight 0 --memory-scale 1 --code-scale 0.1 --combinations gaussian/categorical/slots/slots"
+    for options in (pair, slots):
+        results = example["main"](example["parser"]().parse_args((common + options).split()))
+    found = {result["parts"]: result for result in results}
+    bounds = [found[f"gaussian/gaussian/{parts}"]["negative bound"] for parts in ("paper/scalar", "blocks/exact")]
+    assert bounds[0] - bounds[1] >= 3
+    assert found["gaussian/categorical/slots/slots"]["negative conditional bound"] <= 60
