@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood, DiscretizedLogisticLikelihood
-from pyro_kanerva.priors import Prior, as_distribution, is_real
+from pyro_kanerva.priors import Prior, as_distribution, gaussian_memory, is_real
+from pyro_kanerva.writers import WRITERS_THAT_ADDRESS
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
@@ -41,6 +43,29 @@ def apply(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy
         raise ValueError(
             f"The {name} failed on a tensor of shape {tuple(inputs.shape)} and dtype {inputs.dtype}: {error}. {remedy}"
         ) from error
+
+
+def check_address_prior(prior: dist.TorchDistribution) -> None:
+    """:raises ValueError: if a discrete address is not one-hot."""
+    if prior.support.is_discrete and not isinstance(prior, dist.OneHotCategorical):
+        raise ValueError(
+            f"KanervaMachine: address_prior is {type(prior).__name__}, a discrete distribution that is not one-hot. "
+            "Use CategoricalAddress(num_slots) or a OneHotCategorical."
+        )
+
+
+def warn_of_equal_slots(machine: KanervaMachine) -> None:
+    """Slots of equal prior mean cannot be told apart by writers that infer addresses from the memory."""
+    if machine.num_slots == 1 or not isinstance(machine.writer, WRITERS_THAT_ADDRESS):
+        return
+    loc = gaussian_memory(machine.memory_prior).loc
+    if bool((loc == loc[:1]).all()):
+        warnings.warn(
+            "KanervaMachine: all slots of memory_prior have the same mean. This writer infers addresses from the "
+            "memory, cannot tell such slots apart, and will store nothing. Give them different means, for example "
+            "LaplaceMemory(num_slots, code_size), or pass Surrogate(prior, GaussianMemory(num_slots, code_size)).",
+            stacklevel=3,
+        )
 
 
 def check_support(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> None:

@@ -23,7 +23,8 @@ from pyro_kanerva.datasets.episodes import Episodes, derive_seed
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.memory import Memory
-from pyro_kanerva.priors import as_distribution, gaussian_memory, point_address
+from pyro_kanerva.priors import as_distribution, as_gaussian, gaussian_memory, point_address
+from pyro_kanerva.readers import ExactReader
 from pyro_kanerva.retrieval import Retrieval
 
 Damage = Callable[[Tensor, torch.Generator], Tensor]
@@ -354,7 +355,8 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
 
     in nats, (B, Q): the logarithm of the Bayes factor for "stored", above 0 where stored is the better
     explanation. The linear-Gaussian surrogate of the guide makes it closed form, at the point address w of
-    q(w | z), with ``s^2 = sigma^2 + w^T U w`` for an uncertain memory; one-hot addresses are summed out.
+    q(w | z), with ``s^2 = sigma^2 + w^T U w`` for an uncertain memory; one-hot addresses are summed out. With other
+    address priors than Gaussian or one-hot ones it is an approximation, by the machine's reader.
 
     :raises ValueError: if the patterns do not fit the memory.
     """
@@ -366,7 +368,11 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
 
 
 def _code_evidence(machine: KanervaMachine, memory: MatrixNormal, codes: Tensor) -> Tensor:
-    prior, posterior = as_distribution(machine.address_prior), machine.read_codes(codes, memory.loc)
+    prior = as_distribution(machine.address_prior)
+    if as_gaussian(prior) is None:
+        posterior = machine.read_codes(codes, memory.loc)
+    else:  # whatever the machine's reader, the formula wants the exact one
+        posterior = ExactReader()(codes, memory.loc, prior, machine.code_scale)
     discrete = posterior.has_enumerate_support
     address = posterior.enumerate_support(expand=False) if discrete else point_address(posterior)
     spread = (address @ memory.scale_tril_row).square().sum(-1)  # w^T U w

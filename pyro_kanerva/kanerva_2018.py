@@ -54,7 +54,7 @@ def kanerva_2018(
     posterior given the codes and the means of the addresses. Compare it with the Dynamic Kanerva Machine by putting
     ``kanerva_2018`` in place of ``KanervaMachine``.
 
-    :param encoder: as of :class:`KanervaMachine`, and likewise all other arguments.
+    :param encoder: as of :class:`KanervaMachine`, and likewise the other arguments.
     :raises ValueError: as :class:`KanervaMachine`.
 
     Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine: A Generative Distributed Memory"

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva import programs
-from pyro_kanerva._checks import apply, check_patterns, check_support, event_shape_of
+from pyro_kanerva._checks import (
+    apply,
+    check_address_prior,
+    check_patterns,
+    check_support,
+    event_shape_of,
+    warn_of_equal_slots,
+)
 from pyro_kanerva.bound import Bound
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
@@ -88,12 +95,14 @@ class KanervaMachine(nn.Module):
                 f"KanervaMachine: address_prior has event shape {address_shape}; expected "
                 f"({self.num_slots},), the number of slots of memory_prior."
             )
+        check_address_prior(as_distribution(address_prior))
         self.encoder, self.decoder = encoder, decoder
         self.memory_prior, self.address_prior = memory_prior, address_prior
         self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
         self.writer = writer_for(address_prior) if writer is None else writer
         self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
         self.code_posterior = code_posterior
+        warn_of_equal_slots(self)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
         self._name_in_param_store()
 
@@ -267,6 +276,25 @@ class KanervaMachine(nn.Module):
             return result
         return refine(self, patterns, codes, result, prior)
 
+    def read_code_posterior(self, codes: Tensor) -> dist.TorchDistribution:
+        """q(z | x), batch (..., T) and event (C,), for codes (..., T, C), where codes are latent.
+
+        :raises ValueError: if ``code_posterior`` returns another shape.
+        """
+        assert self.code_posterior is not None
+        result = self.code_posterior(codes)
+        if (result.batch_shape, result.event_shape) != (codes.shape[:-1], codes.shape[-1:]):
+            raise ValueError(
+                f"code_posterior returned batch and event shape {tuple(result.batch_shape)}, "
+                f"{tuple(result.event_shape)}; expected {tuple(codes.shape[:-1])}, {tuple(codes.shape[-1:])}. Declare "
+                "event dimensions with .to_event(1)."
+            )
+        return result
+
+    def draw_code(self, loc: Tensor) -> Tensor:
+        """The codes to decode at ``loc`` = M^T w (..., C): a draw where codes are latent, else ``loc`` itself."""
+        return loc if self.code_posterior is None else self.code_prior(loc).sample()
+
     def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""
         return dist.Normal(loc, self.code_scale, validate_args=False).to_event(1)
@@ -357,7 +385,7 @@ class KanervaMachine(nn.Module):
         code = address @ memory
         code_kl = code.new_zeros(())
         if self.code_posterior is not None:
-            q, p = self.code_posterior(codes), self.code_prior(code)
+            q, p = self.read_code_posterior(codes), self.code_prior(code)
             code = q.rsample((num_particles,)).unsqueeze(0)  # (1, P, B, T, C)
             code_kl = divergence(q, p, code)
         log_prob = self.decode(code, tuple(patterns.shape[2:])).log_prob(patterns)

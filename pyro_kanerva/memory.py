@@ -67,11 +67,17 @@ class Memory:
     def write(self, patterns: Tensor) -> Memory:
         """The memory after also writing ``patterns``, (B, T) + E or (T,) + E.
 
-        :raises ValueError: if the patterns do not fit the machine or this memory.
+        :raises ValueError: if the patterns do not fit the machine or this memory, or the machine's writer cannot
+            continue a memory.
         """
         patterns = self.check(patterns, "write()", "patterns")
+        if self.records and getattr(self.machine.writer, "forgets", False):
+            raise ValueError(
+                f"write(): {type(self.machine.writer).__name__} starts anew with every episode and would lose what "
+                "this memory holds. Write all patterns at once, or build the machine with OnlineWriter(8, 1)."
+            )
         codes = self.machine.encode(patterns)
-        result = self.machine.write_patterns(patterns, codes, self.posterior)
+        result = self.machine.write_patterns(patterns, codes, self.posterior if self.records else None)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
         return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
 
@@ -195,13 +201,16 @@ class Memory:
             )
         prior = as_distribution(self.machine.address_prior)
         address = prior.sample((*self.posterior.batch_shape, num_samples))
-        mean, mode = mean_and_mode(self.predict(address, matrix=matrix))
+        code = self.machine.draw_code(address @ self._matrix(matrix))
+        mean, mode = mean_and_mode(self.machine.decode(code, self.event_shape).base_dist)
         if num_steps == 0:
             return mean
         return self.query(mode, num_steps=num_steps, matrix=matrix).patterns[-1]
 
     def predict(self, address: Tensor, *, matrix: Tensor | None = None) -> dist.TorchDistribution:
         """p(x | w, M) of every entry, (B, Q) + E, at addresses w (B, Q, K), for instance those of a query.
+
+        Where codes are latent, it is that at their mean M^T w; queries and energies take it for p(x | w, M) as well.
 
         :param matrix: M (B, K, C), by default the posterior mean.
         :raises ValueError: if an argument has another shape.
@@ -313,9 +322,10 @@ class Memory:
 
 
 def _fingerprint(machine: KanervaMachine) -> str:
-    """Equal for machines of equal parameters, whatever their device and precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(machine.state_dict().items()):
+    """Equal for machines of equal parameters, buffers and kinds of priors, whatever their device and precision."""
+    priors = [type(as_distribution(prior)).__name__ for prior in (machine.memory_prior, machine.address_prior)]
+    digest = hashlib.sha256(f"{priors} {machine.code_posterior is None}".encode())
+    for name, tensor in sorted([*machine.named_parameters(), *machine.named_buffers()]):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -80,7 +80,7 @@ def guide(
         with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
             _address(machine.read_codes(cue_codes, _episodes(memory)))
             if machine.code_posterior is not None:
-                pyro.sample("code", machine.code_posterior(codes))
+                pyro.sample("code", machine.read_code_posterior(codes))
             if autoencoder_weight:
                 log_prob = machine.decode(codes, tuple(patterns.shape[2:])).log_prob(patterns)
                 pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)

@@ -107,12 +107,16 @@ class LaplaceReader(nn.Module):
             raise ValueError(
                 f"LaplaceReader: the address prior {type(address_prior).__name__} is discrete; use SlotReader()."
             )
+        if torch.is_inference_mode_enabled():  # slopes are needed all the same
+            with torch.inference_mode(False), torch.no_grad():
+                return self(codes.clone(), memory.clone(), address_prior, code_scale.clone())
         where = coordinates(address_prior)
         information = codes @ memory.mT / code_scale**2  # (..., T, K)
         gram = (memory @ memory.mT / code_scale**2).unsqueeze(-3)  # (..., 1, K, K)
         center = information.new_zeros(*information.shape[:-1], where.size)
-        # the start: a prior of variance 1, and the whole posterior for a real address
-        factor = precision_to_scale_tril(_eye(center) + self._project(where, center, gram)[1], "the address precision")
+        # the start: the moments of the prior where they are known, and the whole posterior for a real address
+        start = where.precision(center) + self._project(where, center, gram)[1]
+        factor = precision_to_scale_tril(start, "the address precision")
         if where.transform is None:
             center = _solve(factor, information)
         for _ in range(self.num_steps):
@@ -184,10 +188,6 @@ def _quadrature(number: int, like: Tensor) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(number)
     shape = (number,) + (1,) * like.dim()
     return like.new_tensor(nodes).view(shape), like.new_tensor(weights / weights.sum()).view(shape)
-
-
-def _eye(vectors: Tensor) -> Tensor:
-    return torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
 
 
 def _solve(factor: Tensor, vectors: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ def gibbs(
         if sample_memory:
             matrix = memory.posterior.sample()
         address = machine.read_codes(machine.encode(patterns), matrix).sample()
-        prediction = memory.predict(address, matrix=matrix)
+        code = machine.draw_code(address @ matrix)
+        prediction = machine.decode(code, memory.event_shape).base_dist
         if channel is None:
             patterns = prediction.sample()
             if clamped:
@@ -65,7 +66,7 @@ def log_weights(memory: Memory, patterns: Tensor) -> Tensor:
     code = address @ matrix
     weight = as_distribution(machine.address_prior).log_prob(address) - reader.log_prob(address)
     if machine.code_posterior is not None:
-        p, q = machine.code_prior(code), machine.code_posterior(codes)
+        p, q = machine.code_prior(code), machine.read_code_posterior(codes)
         code = q.sample()
         weight = weight + p.log_prob(code) - q.log_prob(code)
     return weight + machine.decode(code, memory.event_shape).log_prob(patterns)

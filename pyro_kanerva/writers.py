@@ -130,29 +130,31 @@ class SlotWriter(nn.Module):
 
     With the weights ``r[t, k] = q(w_t = e_k)`` the slots are independent, and ``U`` is diagonal::
 
-        one after the other:   r[t] is proportional to Normal(z_t; R[k], (U[k, k] + sigma^2) I)     predictive
+        one after the other:   r[t] is proportional to p(e_k) Normal(z_t; R[k], (U[k, k] + sigma^2) I)
                                1 / U[k, k] += r[t, k] / sigma^2,   R[k] += U[k, k] r[t, k] (z_t - R[k]) / sigma^2
-        then sweeps times:     r[t] is proportional to exp E[log Normal(z_t; M[k], sigma^2 I)]      coordinate ascent
+        then sweeps times:     r[t] is proportional to p(e_k) exp E[log Normal(z_t; M[k], sigma^2 I)]
                                and q(M) from all r
 
     A slot that is still free predicts broadly, so that a code unlike all others takes one.
 
     :param sweeps: of coordinate ascent over the whole episode; the bound of the surrogate never falls from
         one to the next.
+    :param address_prior: that of the machine, a ``OneHotCategorical``; by default all slots are equally likely.
     :raises ValueError: if ``sweeps < 0``.
 
     The addresses of the result are the weights r. Slots that the prior correlates are written as if they were
     not. Source: Bishop 2006, "Pattern Recognition and Machine Learning", section 10.2.
     """
 
-    def __init__(self, sweeps: int = 2) -> None:
+    def __init__(self, sweeps: int = 2, address_prior: Prior | None = None) -> None:
         super().__init__()
         _check("SlotWriter", 1, sweeps)
-        self.sweeps = sweeps
+        self.sweeps, self.address_prior = sweeps, address_prior
 
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
         variance, size = code_scale**2, codes.shape[-1]
+        logits = 0.0 if self.address_prior is None else as_distribution(self.address_prior).logits
         start = prior.expand(codes.shape[:-2])
         start_precision = start.variance[..., 0].reciprocal()  # (B, K)
         loc, precision, weights = start.loc, start_precision, []
@@ -160,7 +162,7 @@ class SlotWriter(nn.Module):
             difference = code.unsqueeze(-2) - loc  # (B, K, C)
             spread = precision.reciprocal() + variance
             fit = -0.5 * (difference.square().sum(-1) / spread + size * spread.log())
-            weight = fit.softmax(-1)
+            weight = (fit + logits).softmax(-1)
             precision = precision + weight / variance
             loc = loc + (weight / (variance * precision)).unsqueeze(-1) * difference
             weights.append(weight)
@@ -168,7 +170,7 @@ class SlotWriter(nn.Module):
         for _ in range(self.sweeps):
             # E |z - M[k]|^2 = |z - R[k]|^2 + C U[k, k], less |z|^2
             fit = codes @ loc.mT - 0.5 * (loc.square().sum(-1) + size / precision).unsqueeze(-2)
-            addresses = (fit / variance).softmax(-1)
+            addresses = (fit / variance + logits).softmax(-1)
             precision = start_precision + addresses.sum(-2) / variance
             information = start_precision.unsqueeze(-1) * start.loc + addresses.mT @ codes / variance
             loc = information / precision.unsqueeze(-1)
@@ -208,7 +210,8 @@ class PseudoInverseWriter(nn.Module):
 
         W = Z R0^+,      R = W^+ Z,      q(M) = MatrixNormal(R, diag(scale^2), I)
 
-    with the prior's mean R0, pseudo-inverses with a small ridge, and learned scales of the slots.
+    with the prior's mean R0, pseudo-inverses with a small ridge, and learned scales of the slots. What a memory
+    held before is not in W: a written memory cannot be continued, and :meth:`Memory.write` says so.
 
     :param num_slots: K.
     :param scale: where the standard deviations of the slots start.
@@ -218,6 +221,8 @@ class PseudoInverseWriter(nn.Module):
     Source: Pham, Le, Ngo, Tran, Venkatesh 2022, "Generative Pseudo-Inverse Memory" (ICLR), section 3; there
     the memory is a point.
     """
+
+    forgets = True
 
     def __init__(self, num_slots: int, scale: float = 0.1, ridge: float = 1e-3) -> None:
         super().__init__()
@@ -319,11 +324,14 @@ class RefinedWriter(nn.Module):
         return result._replace(memory=moved)
 
 
+WRITERS_THAT_ADDRESS = (OnlineWriter, ReadingWriter, SlotWriter, PseudoInverseWriter)
+
+
 def writer_for(prior: Prior) -> nn.Module:
     """The writer that fits an address prior: by slots, on R^K in closed form, else with a reader."""
     distribution = as_distribution(prior)
     if isinstance(distribution, dist.OneHotCategorical):
-        return SlotWriter()
+        return SlotWriter(address_prior=prior)
     return OnlineWriter(block_size=8, sweeps=1) if is_real(distribution) else ReadingWriter(prior)
 
 

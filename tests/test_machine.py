@@ -308,7 +308,7 @@ def test_plain_callables_and_any_prior(patterns):
             **priors,
         )
 
-    laplace = dist.Laplace(torch.zeros(6, 10), 0.4).to_event(2)
+    laplace = dist.Laplace(torch.randn(6, 10), 0.4).to_event(2)
     plain = build(memory_prior=GaussianMemory(6, 10))
     swapped = build(memory_prior=laplace, address_prior=lambda: dist.StudentT(5.0, torch.zeros(6), 1.0).to_event(1))
     for machine in (plain, swapped):
@@ -456,7 +456,7 @@ def test_patterns_without_an_event_shape(patterns):
         (lambda m: GaussianAddress(0), "num_slots is 0"),
         (lambda m: m(memory_prior=dist.Normal(torch.zeros(3, 6, 10), 1.0).to_event(2)), r"batch shape \(3,\)"),
         (lambda m: m(writer=lambda c, p, s: OnlineWriter()(c[:, :1], p, s)), r"writer returned .*\(3, 1, 6\)"),
-        (lambda m: m(memory_prior=dist.Normal(torch.zeros(6, 10), 1.0).to_event(2)).double(), "dtype"),
+        (lambda m: m(memory_prior=dist.Normal(torch.randn(6, 10), 1.0).to_event(2)).double(), "dtype"),
         (lambda m: GaussianMemory(3, 3, math.inf), "finite positive"),
         (lambda m: OnlineWriter(0), "block_size is 0"),
         (lambda m: OnlineWriter(1, -1), "sweeps is -1"),

@@ -95,7 +95,7 @@ def test_scale_is_that_of_the_named_distribution(name):
 def slot_variances(prior, number=40_001):
     """A grid of log v and the logarithm of p(v) dv."""
     logs = torch.linspace(-12, 12, number)
-    inverse_gamma = dist.InverseGamma(torch.tensor(prior.concentration), prior.log_rate.detach().exp())
+    inverse_gamma = dist.InverseGamma(prior.concentration, prior.log_rate.detach().exp())
     return logs.exp(), inverse_gamma.log_prob(logs.exp()) + logs + (logs[1] - logs[0]).log()
 
 
@@ -164,7 +164,7 @@ def test_surrogate_class():
     torch.testing.assert_close(both().log_prob(memory), prior().log_prob(memory))
     torch.testing.assert_close(gaussian_memory(both).log_prob(memory), gaussian().log_prob(memory))
     assert {id(p) for p in both.parameters()} == {id(p) for part in (prior, gaussian) for p in part.parameters()}
-    fixed = MatrixNormal(torch.zeros(3, 2), torch.eye(3))
+    fixed = MatrixNormal(torch.randn(3, 2), torch.eye(3))
     assert gaussian_memory(Surrogate(prior, fixed)) is fixed
     # a prior without moments works with one
     cauchy = Surrogate(dist.Cauchy(torch.zeros(3, 2), 1.0).to_event(2), fixed)

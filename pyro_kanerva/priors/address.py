@@ -69,12 +69,13 @@ class StudentTAddress(nn.Module):
     :raises ValueError: if an argument is not positive.
     """
 
+    df: Tensor
     scale: Tensor
 
     def __init__(self, num_slots: int, df: float = 4.0, scale: float = 1.0) -> None:
         super().__init__()
         _check("StudentTAddress", num_slots, df=df, scale=scale)
-        self.df = df
+        self.register_buffer("df", torch.tensor(float(df)), persistent=False)
         self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
 
     def forward(self) -> dist.Independent:

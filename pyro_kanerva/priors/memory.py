@@ -143,13 +143,15 @@ class StudentTMemory(nn.Module):
     The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments.
     """
 
+    df: Tensor
+
     def __init__(self, num_slots: int, code_size: int, df: float = 4.0, scale: float | None = None) -> None:
         super().__init__()
         _check_sizes("StudentTMemory", num_slots=num_slots, code_size=code_size)
         if not 2 < df < math.inf:
             raise ValueError(f"StudentTMemory: df is {df}; expected more than 2, for a finite variance.")
         start = _start("StudentTMemory", num_slots, scale, factor=((df - 2) / df) ** 0.5)
-        self.df = df
+        self.register_buffer("df", torch.tensor(float(df)), persistent=False)
         self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start * (df / (df - 2)) ** 0.5)
 
@@ -180,13 +182,15 @@ class HierarchicalMemory(nn.Module):
     of automatic relevance determination: MacKay 1995, "Probable networks and plausible predictions".
     """
 
+    concentration: Tensor
+
     def __init__(self, num_slots: int, code_size: int, concentration: float = 2.0, scale: float | None = None) -> None:
         super().__init__()
         _check_sizes("HierarchicalMemory", num_slots=num_slots, code_size=code_size)
         if not 1 < concentration < math.inf:
             raise ValueError(f"HierarchicalMemory: concentration is {concentration}; expected more than 1.")
         start = _start("HierarchicalMemory", num_slots, scale)
-        self.concentration = concentration
+        self.register_buffer("concentration", torch.tensor(float(concentration)), persistent=False)
         self.log_rate = nn.Parameter(torch.tensor(math.log((concentration - 1) * start**2)))
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
 

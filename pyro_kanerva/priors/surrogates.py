@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -179,7 +179,7 @@ class Coordinates(NamedTuple):
         assert self.entry is not None
         if is_real(self.entry):
             return self.entry.log_prob(coordinates)
-        transform = biject_to(self.entry.support)
+        transform = biject_to(_support(self.entry))
         address = transform(coordinates)
         return self.entry.log_prob(address) + transform.log_abs_det_jacobian(coordinates, address)
 
@@ -212,17 +212,25 @@ def coordinates(prior: dist.TorchDistribution) -> Coordinates:
         transforms = prior.transforms
         transform = transforms[0] if len(transforms) == 1 else ComposeTransform(transforms)
         return Coordinates(transform, prior.base_dist, None, prior)
+    support = _support(prior)
+    if support.event_dim == 0:
+        support = constraints.independent(support, 1)
     independent = isinstance(prior, torch.distributions.Independent) and not prior.base_dist.event_shape
     entry = prior.base_dist if independent else None
-    return Coordinates(None if is_real(prior) else biject_to(prior.support), None, entry, prior)
+    return Coordinates(None if is_real(prior) else biject_to(support), None, entry, prior)
 
 
 def is_real(distribution: dist.TorchDistribution) -> bool:
     """Whether its support is all of R^n."""
-    support = distribution.support
-    while isinstance(support, constraints.independent):
+    return _support(distribution) in (constraints.real, constraints.real_vector)
+
+
+def _support(distribution: dist.TorchDistribution) -> constraints.Constraint:
+    """Of its entries where they have one each; also of a mixture."""
+    support: Any = distribution.support
+    while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
+    return support
 
 
 def point_address(q: dist.TorchDistribution) -> Tensor:
