@@ -239,16 +239,21 @@ def draw(results, path):
         ax.plot(ends, [row, row], color="0.7", linewidth=4, zorder=1)
     rows = range(len(results))
     ax.scatter(
-        [r["negative conditional bound"] for r in results], rows, color="#e69f00", s=60, label="conditional bound"
+        [r["negative conditional bound"] for r in results],
+        rows,
+        color="#e69f00",
+        s=60,
+        label="negative conditional bound",
     )
-    ax.scatter([r["negative bound"] for r in results], rows, color="#0072b2", s=60, marker="s", label="bound")
+    ax.scatter([r["negative bound"] for r in results], rows, color="#0072b2", s=60, marker="s", label="negative bound")
     weights = {result["memory_kl_weight"] for result in results}
     labels = [r["parts"] + (f", weight {r['memory_kl_weight']:g}" if len(weights) > 1 else "") for r in results]
     ax.set_yticks(rows, labels)
-    ax.invert_yaxis()
+    ax.set_ylim(len(results) - 0.5, -0.5)
     if max(r["negative bound"] for r in results) > 4 * min(r["negative conditional bound"] for r in results):
         ax.set_xscale("log")
-    ax.set_xlabel("nats per pattern, lower is better; the grey bar is the memory's KL")
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("nats per pattern, lower is better; the grey bar between is the memory's KL")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.savefig(path, dpi=150)
     plt.close(figure)
