@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood, DiscretizedLogisticLikelihood
-from pyro_kanerva.priors import Prior, as_distribution, gaussian_memory, is_real
+from pyro_kanerva.priors import Prior, as_distribution, gaussian_memory, is_real, support_of
 from pyro_kanerva.writers import WRITERS_THAT_ADDRESS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def apply(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy
 
 def check_address_prior(prior: dist.TorchDistribution) -> None:
     """:raises ValueError: if a discrete address is not one-hot."""
-    if prior.support.is_discrete and not isinstance(prior, dist.OneHotCategorical):
+    if support_of(prior).is_discrete and not isinstance(prior, dist.OneHotCategorical):
         raise ValueError(
             f"KanervaMachine: address_prior is {type(prior).__name__}, a discrete distribution that is not one-hot. "
             "Use CategoricalAddress(num_slots) or a OneHotCategorical."

@@ -32,6 +32,7 @@ from pyro_kanerva.priors.surrogates import (
     gaussian_memory,
     is_real,
     point_address,
+    support_of,
 )
 
 __all__ = [
@@ -57,4 +58,5 @@ __all__ = [
     "gaussian_memory",
     "is_real",
     "point_address",
+    "support_of",
 ]

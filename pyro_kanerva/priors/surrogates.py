@@ -179,7 +179,7 @@ class Coordinates(NamedTuple):
         assert self.entry is not None
         if is_real(self.entry):
             return self.entry.log_prob(coordinates)
-        transform = biject_to(_support(self.entry))
+        transform = biject_to(support_of(self.entry))
         address = transform(coordinates)
         return self.entry.log_prob(address) + transform.log_abs_det_jacobian(coordinates, address)
 
@@ -212,7 +212,7 @@ def coordinates(prior: dist.TorchDistribution) -> Coordinates:
         transforms = prior.transforms
         transform = transforms[0] if len(transforms) == 1 else ComposeTransform(transforms)
         return Coordinates(transform, prior.base_dist, None, prior)
-    support = _support(prior)
+    support = support_of(prior)
     if support.event_dim == 0:
         support = constraints.independent(support, 1)
     independent = isinstance(prior, torch.distributions.Independent) and not prior.base_dist.event_shape
@@ -222,11 +222,11 @@ def coordinates(prior: dist.TorchDistribution) -> Coordinates:
 
 def is_real(distribution: dist.TorchDistribution) -> bool:
     """Whether its support is all of R^n."""
-    return _support(distribution) in (constraints.real, constraints.real_vector)
+    return support_of(distribution) in (constraints.real, constraints.real_vector)
 
 
-def _support(distribution: dist.TorchDistribution) -> constraints.Constraint:
-    """Of its entries where they have one each; also of a mixture."""
+def support_of(distribution: dist.TorchDistribution) -> constraints.Constraint:
+    """The support of its entries where they have one each, else of the whole; also that of a mixture's components."""
     support: Any = distribution.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
