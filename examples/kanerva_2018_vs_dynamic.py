@@ -14,7 +14,6 @@ by the same descent, from the address that their own reader finds. The runs are 
 
 import argparse
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -22,7 +21,6 @@ import pyro_kanerva as pk
 from pyro_kanerva import plotting
 from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall, interval, join
 
-BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 MACHINES = {"Kanerva Machine, 2018": pk.kanerva_2018, "Dynamic Kanerva Machine": pk.KanervaMachine}
 
 
@@ -77,7 +75,7 @@ def main(args):
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_bounds(left, bounds)
+    plotting.bound_terms(bounds, ax=left)
     plotting.curves(
         recall, xlabel="share of the cue's pixels set at random", ylabel="wrong pixels", percent=True, ax=right
     )
@@ -85,26 +83,6 @@ def main(args):
     figure.savefig(args.out, dpi=150)
     print(f"wrote {args.out}")
     return bounds, recall
-
-
-def draw_bounds(ax, bounds):
-    """What the negative bound of both consists of, stacked."""
-    names, start = list(bounds), np.zeros(len(bounds))
-    for label, color, hatch, term in (
-        ("negative reconstruction", BLUE, "", lambda bound: -bound.reconstruction.mean()),
-        ("address KL", ORANGE, "//", lambda bound: bound.address_kl.mean()),
-        ("code KL", PINK, "xx", lambda bound: bound.code_kl.mean()),
-        ("memory KL", GREEN, "..", lambda bound: bound.memory_kl.mean()),
-    ):
-        height = np.array([term(bound).item() for bound in bounds.values()])
-        ax.bar(names, height, 0.6, start, color=color, hatch=hatch, edgecolor="white", label=label)
-        start = start + height
-    for place, total in enumerate(start.tolist()):
-        ax.annotate(f"{total:.1f}", (place, total), (0, 3), textcoords="offset points", ha="center")
-    ax.set_ylabel("nats per letter (low is good)")
-    ax.set_title("Negative bound of letters that are new", fontsize="medium")
-    ax.margins(x=0.1, y=0.08)
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ are over episodes, not over seeds: ``--steps`` and ``--seed`` show whether a dif
 
 import argparse
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 import pyro_kanerva as pk
+from pyro_kanerva import plotting
 from pyro_kanerva.evaluation import evaluate_bound
 
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#808080"
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#808080"
 
 
 def memory_priors(slots, code_size):
@@ -82,7 +82,7 @@ def main(args):
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 3, 3))
-    draw_bounds(left, bounds)
+    plotting.bound_terms(bounds, ax=left)
     draw_differences(middle, bounds)
     low, mean, high = (value.numpy() for value in relevance)
     right.bar(range(args.slots), mean, color=BLUE, yerr=(mean - low, high - mean), ecolor="black", capsize=3)
@@ -105,26 +105,6 @@ def slot_relevance(machine, patterns):
     relevance = prior.relevance(memories)
     low, high = relevance.quantile(torch.tensor([0.05, 0.95]), dim=0)
     return (low, relevance.mean(0), high), prior.log_rate.exp() / (prior.concentration - 1)
-
-
-def draw_bounds(ax, bounds):
-    """What the negative bound of every prior consists of, stacked."""
-    names, start = list(bounds), np.zeros(len(bounds))
-    for label, color, hatch, term in (
-        ("negative reconstruction", BLUE, "", lambda bound: -bound.reconstruction.mean()),
-        ("address KL", ORANGE, "//", lambda bound: bound.address_kl.mean()),
-        ("memory KL", GREEN, "..", lambda bound: bound.memory_kl.mean()),
-    ):
-        width = np.array([term(bound).item() for bound in bounds.values()])
-        ax.barh(names, width, 0.7, start, color=color, hatch=hatch, edgecolor="white", label=label)
-        start = start + width
-    for place, total in enumerate(start.tolist()):
-        ax.annotate(f"{total:.1f}", (total, place), (3, 0), textcoords="offset points", va="center")
-    ax.invert_yaxis()
-    ax.margins(x=0.12)
-    ax.set_xlabel("nats per letter (low is good)")
-    ax.set_title("Negative bound of letters that are new", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def draw_differences(ax, bounds):

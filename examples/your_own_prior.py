@@ -15,17 +15,17 @@ while, the bound tells: on these letters the two come out nearly alike, the Gaus
 import argparse
 import math
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 import pyro_kanerva as pk
+from pyro_kanerva import plotting
 from pyro_kanerva.evaluation import evaluate_bound
 from pyro_kanerva.testing import check_memory_prior
 
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 # From here ...
@@ -96,30 +96,11 @@ def main(args):
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_bounds(left, bounds)
+    plotting.bound_terms(bounds, ax=left)
     draw_priors(right, trained)
     figure.savefig(args.out, dpi=150)
     print(f"wrote {args.out}")
     return bounds
-
-
-def draw_bounds(ax, bounds):
-    """What the negative bound consists of, stacked."""
-    names, start = list(bounds), np.zeros(len(bounds))
-    for label, color, hatch, term in (
-        ("negative reconstruction", BLUE, "", lambda bound: -bound.reconstruction.mean()),
-        ("address KL", ORANGE, "//", lambda bound: bound.address_kl.mean()),
-        ("memory KL", GREEN, "..", lambda bound: bound.memory_kl.mean()),
-    ):
-        height = np.array([term(bound).item() for bound in bounds.values()])
-        ax.bar(names, height, 0.6, start, color=color, hatch=hatch, edgecolor="white", label=label)
-        start = start + height
-    for place, total in enumerate(start.tolist()):
-        ax.annotate(f"{total:.1f}", (place, total), (0, 3), textcoords="offset points", ha="center")
-    ax.set_ylabel("nats per letter (low is good)")
-    ax.set_title("Negative bound of letters that are new", fontsize="medium")
-    ax.margins(x=0.1, y=0.08)
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
 
 
 def draw_priors(ax, priors):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+    from pyro_kanerva.bound import Bound
     from pyro_kanerva.evaluation import ROC, Curve
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # distinguishable to color-blind readers, and in grey
@@ -158,6 +159,37 @@ def training_curve(
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.yaxis.set_minor_formatter("{x:.0f}")
     ax.legend(frameon=False)
+    return ax
+
+
+def bound_terms(bounds: Mapping[str, Bound], *, ax: Axes | None = None) -> Axes:
+    """What the negative bound of every entry consists of, stacked: nats per pattern, means over episodes.
+
+    The code KL is shown where any codes are latent.
+
+    :raises ValueError: if there are no bounds.
+    """
+    if not bounds:
+        raise ValueError("bound_terms(): there are no bounds; expected at least one.")
+    ax = _axes(ax, (7, 1.2 + 0.45 * len(bounds)))
+    parts = [
+        ("negative reconstruction", _BLUE, "", [-bound.reconstruction.mean().item() for bound in bounds.values()]),
+        ("address KL", _ORANGE, "//", [bound.address_kl.mean().item() for bound in bounds.values()]),
+        ("code KL", _COLORS[3], "xx", [bound.code_kl.mean().item() for bound in bounds.values()]),
+        ("memory KL", _COLORS[2], "..", [bound.memory_kl.mean().item() for bound in bounds.values()]),
+    ]
+    if not any(parts[2][3]):
+        del parts[2]
+    names, start = list(bounds), np.zeros(len(bounds))
+    for label, color, hatch, width in parts:
+        ax.barh(names, width, 0.7, start, color=color, hatch=hatch, edgecolor="white", label=label)
+        start = start + width
+    for place, total in enumerate(start.tolist()):
+        ax.annotate(f"{total:.1f}", (total, place), (3, 0), textcoords="offset points", va="center")
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel("negative bound in nats per pattern (low is good)")
+    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(parts))
     return ax
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pyro_kanerva import Draws, Flip, GaussianMemory, plotting
+from pyro_kanerva import Bound, Draws, Flip, GaussianMemory, plotting
 from pyro_kanerva.evaluation import ROC, Curve
 
 
@@ -170,3 +170,20 @@ def test_uncertainty(patterns):
     assert np.asarray(canvas[:5, :7, 0]) == pytest.approx(1 - draws.patterns[:, 0, 0, 0].mean(0).numpy(), abs=0.01)
     with pytest.raises(ValueError, match=r"uncertainty\(\): 1 draws; expected at least 2"):
         plotting.uncertainty(Draws(draws.patterns[:1], draws.address[:1]), patterns)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_bound_terms(latent):
+    code_kl = torch.full((5,), 2.0) if latent else torch.zeros(5)
+    bounds = {
+        name: Bound(-torch.rand(5) * 50, torch.rand(5) * 9, torch.rand(5) * 4, code_kl) for name in ("one", "other")
+    }
+    ax = plotting.bound_terms(bounds)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["negative reconstruction", "address KL", *["code KL"] * latent, "memory KL"]
+    ends = [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*ax.containers, strict=True)]
+    expected = [-bound.bound.mean().item() for bound in bounds.values()]
+    assert ends == pytest.approx(expected, rel=1e-5)
+    assert [text.get_text() for text in ax.texts] == [f"{value:.1f}" for value in expected]
+    with pytest.raises(ValueError, match="at least one"):
+        plotting.bound_terms({})
