@@ -233,10 +233,10 @@ def draw(results, path):
     """Both bounds of every combination, and what lies between them: the memory."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(8, 1.4 + 0.42 * len(results)), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9, 1.4 + 0.42 * len(results)), layout="constrained")
     for row, result in enumerate(results):
         ends = result["negative conditional bound"], result["negative bound"]
-        ax.plot(ends, [row, row], color="0.7", linewidth=4, zorder=1)
+        ax.plot(ends, [row, row], color="0.7", linewidth=4, zorder=1, label=None if row else "memory KL")
     rows = range(len(results))
     ax.scatter(
         [r["negative conditional bound"] for r in results],
@@ -253,8 +253,8 @@ def draw(results, path):
     if max(r["negative bound"] for r in results) > 4 * min(r["negative conditional bound"] for r in results):
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel("nats per pattern, lower is better; the grey bar between is the memory's KL")
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    ax.set_xlabel("nats per pattern (low is good)")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
