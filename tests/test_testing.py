@@ -92,9 +92,11 @@ def exact_function(codes, memory, address_prior, code_scale):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: check_memory_prior(lambda: dist.Laplace(torch.zeros(K, C), 0.3).to_event(2)),
+        lambda: check_memory_prior(lambda: dist.Laplace(torch.arange(K * C).reshape(K, C) % 7 / 7, 0.3).to_event(2)),
         lambda: check_memory_prior(
-            lambda: lambda: dist.Normal(torch.zeros(4, 5), 0.5).to_event(2), num_slots=4, code_size=5
+            lambda: lambda: dist.Normal(torch.arange(20).reshape(4, 5) % 7 / 7, 0.5).to_event(2),
+            num_slots=4,
+            code_size=5,
         ),
         lambda: check_address_prior(
             lambda dtype=torch.float32: dist.Normal(torch.zeros(K, dtype=dtype), 1).to_event(1)
