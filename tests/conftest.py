@@ -37,6 +37,14 @@ def _clean_state():
     pyro.clear_param_store()
 
 
+@pytest.fixture
+def float64():
+    """Whatever a test makes is in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def random_factor(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """A random lower Cholesky factor (*shape, shape[-1])."""
     size = shape[-1]

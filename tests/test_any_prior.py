@@ -49,13 +49,6 @@ LEFT = torch.arange(10) < 5
 CHANNELS = {"none": None, "flip": Flip(0.2), "occlusion": Occlusion(LEFT), "unknown": UnknownLevel(SaltAndPepper(0.3))}
 
 
-@pytest.fixture
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def small_machine(name, gain=1.0):
     machine = KanervaMachine(
         MLPEncoder(SHAPE, C, 16),
@@ -142,7 +135,7 @@ def test_variational_energy_of_slots():
         machine.write(patterns).query(patterns, energy=VariationalEnergy())
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("channel", ["none", "flip", "occlusion"])
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_energy_at_the_addresses_of_a_query(name, channel):
@@ -155,7 +148,7 @@ def test_energy_at_the_addresses_of_a_query(name, channel):
         torch.testing.assert_close(energy, retrieval.energy[n], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", [name for name in CONTINUOUS if name != "HorseshoeAddress"])
 def test_a_long_query_ends_at_a_stationary_address(name):
     """No small step in the coordinates of the address lowers the energy by more than what counts as converged."""
@@ -191,7 +184,7 @@ def energies_of_slots(memory, cues, channel, observed=None):
     return -evidence.sum(-1) + math.log(K)
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("channel", [Flip(0.2), SaltAndPepper(0.3)], ids=str)
 @pytest.mark.parametrize("observed", [None, LEFT], ids=["all", "left"])
 @pytest.mark.parametrize("gain", [1.0, 20.0])
@@ -208,7 +201,7 @@ def test_a_query_finds_the_best_slot(channel, observed, gain):
     assert retrieval.converged.all()
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 def test_attractors_of_slots():
     """Without a channel the pattern is the mode of a slot, and no other slot explains it better."""
     machine, patterns = small_machine("CategoricalAddress", 3.0), binary(3, 7)
@@ -224,7 +217,7 @@ def test_attractors_of_slots():
     assert torch.equal(final, expected)
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 def test_clamped_attractors_of_slots():
     """Observed entries never change, and the slot is the best for them together with their best filling."""
     machine, patterns = small_machine("CategoricalAddress", 3.0), binary(3, 7)
@@ -294,7 +287,7 @@ def linear_memory(name, slots=2, sigma=0.8):
     return Memory(machine, MatrixNormal(loc.unsqueeze(0), 1e-7 * torch.eye(slots)), (2,)), loc
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_log_evidence_is_that_of_the_memory(name):
     """Against 400,000 addresses of the prior, within 5 standard errors."""
@@ -310,7 +303,7 @@ def test_log_evidence_is_that_of_the_memory(name):
     assert ((sampled.mean(0) - direct.mean(-1)).abs() < 5 * error).all()
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 def test_chain_of_slots_visits_them_as_often_as_it_should():
     """p(w = e_k | c) is proportional to Normal(c; M[k], (sigma^2 + tau^2) I); 400 chains, within 5 standard errors."""
     memory, loc = linear_memory("CategoricalAddress", slots=3)

@@ -46,11 +46,7 @@ from pyro_kanerva import (
 SIGMA = 0.8
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def gaussian_prior(slots, size):

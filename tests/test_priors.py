@@ -35,12 +35,7 @@ from pyro_kanerva.priors import (
     point_address,
 )
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 MEMORIES = {

@@ -37,11 +37,7 @@ from pyro_kanerva.writers import writer_for
 SIGMA = 0.3
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def sigma():
