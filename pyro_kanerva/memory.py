@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pyro_kanerva import _files
 from pyro_kanerva.channels import Channel, fit
+from pyro_kanerva.conjugate import add_evidence, evidence
 from pyro_kanerva.energies import Energy, PointEnergy
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.priors import as_distribution, coordinates, point_address
+from pyro_kanerva.priors import as_distribution, coordinates, gaussian_memory, point_address
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
@@ -80,6 +81,73 @@ class Memory:
         result = self.machine.write_patterns(patterns, codes, self.posterior if self.records else None)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
         return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
+
+    @torch.no_grad()
+    def erase(self, record: WriteRecord) -> Memory:
+        """The memory without one of its ``records``: the exact inverse of that write's update.
+
+        ::
+
+            U^-1 -= sum_t E[w_t w_t^T] / sigma^2,      U^-1 R -= sum_t E[w_t] z_t^T / sigma^2
+
+        computed as the sum of what stays, in float64, which loses no digits. What was written after it keeps the
+        addresses that it was given at the time.
+
+        :raises ValueError: if the record is not one of this memory, or its writer did not add up evidence.
+        """
+        if not any(record is other for other in self.records):
+            raise ValueError("erase(): the record is not one of this memory; pass one of memory.records.")
+        return self._of_records([other for other in self.records if other is not record], "erase()")
+
+    @staticmethod
+    @torch.no_grad()
+    def merge(memories: Sequence[Memory]) -> Memory:
+        """One memory with what all of ``memories`` hold, each written from the memory prior of one machine.
+
+        Their natural parameters add up: the exact posterior given the addresses under which each was written. That
+        is writing together where addresses do not depend on the memory, as those of :class:`AmortizedWriter`. Else
+        later patterns would have been addressed knowing the earlier ones, and patterns of different memories may
+        be in each other's way.
+
+        :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, or
+            their writer did not add up evidence.
+        """
+        if not memories:
+            raise ValueError("merge(): there are no memories; expected at least one.")
+        first = memories[0]
+        for other in memories[1:]:
+            if other.machine is not first.machine or other.event_shape != first.event_shape:
+                raise ValueError("merge(): the memories belong to different machines, whose codes mean something else.")
+            if other.posterior.batch_shape != first.posterior.batch_shape:
+                raise ValueError(
+                    f"merge(): the memories have {first.posterior.batch_shape[0]} and {other.posterior.batch_shape[0]} "
+                    "episodes; expected equal numbers."
+                )
+        return first._of_records([record for memory in memories for record in memory.records], "merge()")
+
+    def _of_records(self, records: list[WriteRecord], caller: str) -> Memory:
+        """The memory prior with the evidence of ``records``."""
+        machine, like = self.machine, self.posterior.loc
+        if not getattr(machine.writer, "additive", False):
+            raise ValueError(
+                f"{caller}: {type(machine.writer).__name__} does not add up the evidence of patterns, so that its "
+                "writes cannot be told apart. Write the patterns that are to stay, or use OnlineWriter(8, 1)."
+            )
+        posterior = gaussian_memory(machine.memory_prior).expand(self.posterior.batch_shape)
+        if records:
+            prior = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
+            parts = [
+                evidence(
+                    record.addresses.double(),
+                    record.codes.double(),
+                    machine.code_scale.double(),
+                    None if record.address_scale_tril is None else record.address_scale_tril.double(),
+                )
+                for record in records
+            ]
+            found = add_evidence(prior, *parts)
+            posterior = MatrixNormal(found.loc.to(like), found.scale_tril_row.to(like), validate_args=False)
+        return Memory(machine, posterior, self.event_shape, records)
 
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:
