@@ -268,13 +268,18 @@ class KanervaMachine(nn.Module):
             )
         return result
 
-    def write_patterns(self, patterns: Tensor, codes: Tensor, prior: MatrixNormal | None = None) -> WriteResult:
-        """:meth:`write_codes`, and the refinement of a writer that also wants the patterns (B, T) + E."""
-        result = self.write_codes(codes, prior)
+    def write_patterns(
+        self, patterns: Tensor, codes: Tensor, memory: MatrixNormal | None = None, *, continued: bool = False
+    ) -> WriteResult:
+        """:meth:`write_codes`, and the refinement of a writer that also wants the patterns (B, T) + E.
+
+        A refinement counts the KL from ``memory`` if that is ``continued``, else from the memory prior.
+        """
+        result = self.write_codes(codes, memory)
         refine = getattr(self.writer, "refine", None)
         if refine is None:
             return result
-        return refine(self, patterns, codes, result, prior)
+        return refine(self, patterns, codes, result, memory if continued else None)
 
     def read_code_posterior(self, codes: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch (..., T) and event (C,), for codes (..., T, C), where codes are latent.

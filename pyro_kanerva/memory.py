@@ -78,7 +78,7 @@ class Memory:
                 "this memory holds. Write all patterns at once, or build the machine with OnlineWriter(8, 1)."
             )
         codes = self.machine.encode(patterns)
-        result = self.machine.write_patterns(patterns, codes, self.posterior if self.records else None)
+        result = self.machine.write_patterns(patterns, codes, self.posterior, continued=bool(self.records))
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
         return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
 

@@ -133,3 +133,10 @@ def test_errors():
     for call in (lambda: slots.erase(slots.records[0]), lambda: Memory.merge([slots])):
         with pytest.raises(ValueError, match=r"SlotWriter does not add up .*OnlineWriter"):
             call()
+
+
+def test_a_memory_from_anywhere_can_be_written_to():
+    """Also one without records, whose posterior is not the machine's prior."""
+    built, x = machine(), torch.randn(1, 3, C)
+    start = built.write(torch.randn(1, 4, C))
+    same(Memory(built, start.posterior, (C,)).write(x).posterior, start.write(x).posterior)
