@@ -15,6 +15,7 @@ memory with all that it can hold looks best there, and worst in the bound.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import time
@@ -190,13 +191,21 @@ def time_of_a_step(machine, episodes):
     return min(seconds)
 
 
+TRAINING = (
+    *("data", "held_out", "group_by", "episode_length", "batch_size", "networks", "width", "slots", "code_size"),
+    *("code_scale", "memory_scale", "steps", "learning_rate", "memory_kl_weight", "seed"),
+)
+EVALUATION = ("test_episodes", "recall_episodes")
+
+
 def compare(args, combination, episodes, batches):
-    """Train and evaluate one combination, and file the result."""
-    settings = ("data", "steps", "learning_rate", "memory_kl_weight", "code_scale", "memory_scale", "seed")
-    result = {"parts": "/".join(combination), **{name: getattr(args, name) for name in settings}}
-    name = "-".join([*combination, *(f"{getattr(args, setting)}" for setting in settings[1:])])
-    folder = args.run / name
-    if (folder / "result.json").exists():
+    """Train and evaluate one combination, and file the result; what is on file already is left alone."""
+    training = {name: getattr(args, name) for name in TRAINING}
+    settings = {"parts": "/".join(combination), **training, **{name: getattr(args, name) for name in EVALUATION}}
+    digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:8]  # other settings, another folder
+    folder = args.run / f"{'-'.join(combination)}-{digest}"
+    path = folder / "result.json"
+    if path.exists() and settings.items() <= json.loads(path.read_text()).items():
         return
     machine = build(args, combination, tuple(batches[0].shape[2:]))
     machine.bound(batches[0])  # parts that do not fit each other say so here
@@ -210,22 +219,30 @@ def compare(args, combination, episodes, batches):
         folder=folder,
         resume=(folder / "checkpoint.pt").exists(),
     )
-    result["milliseconds"] = 1000 * time_of_a_step(machine, episodes)
-    (folder / "result.json").write_text(json.dumps({**result, **evaluate(args, machine, batches)}, indent=2))
+    result = {**settings, "milliseconds": 1000 * time_of_a_step(machine, episodes), **evaluate(args, machine, batches)}
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(result, indent=2))
+    unfinished.replace(path)
+
+
+def labels(results):
+    """The parts of every result, and the settings in which results differ."""
+    varying = [name for name in TRAINING if len({result[name] for result in results}) > 1]
+    return [
+        ", ".join([result["parts"], *(f"{name.replace('_', ' ')} {result[name]}" for name in varying)])
+        for result in results
+    ]
 
 
 def table(results):
     columns = ("reconstruction", "address KL", "code KL", "memory KL", "negative bound", "negative conditional bound")
     lines = [
-        "| memory / address / writer / reader | KL weight | " + " | ".join(columns) + " | recall error | ms a step |",
-        "|---|---|" + "---|" * (len(columns) + 2),
+        "| memory / address / writer / reader | " + " | ".join(columns) + " | recall error | ms a step |",
+        "|---|" + "---|" * (len(columns) + 2),
     ]
-    for result in results:
+    for label, result in zip(labels(results), results, strict=True):
         values = " | ".join(f"{result[name]:.2f}" for name in columns)
-        lines.append(
-            f"| {result['parts']} | {result['memory_kl_weight']:g} | {values} | {result['recall error']:.2%} | "
-            f"{result['milliseconds']:.0f} |"
-        )
+        lines.append(f"| {label} | {values} | {result['recall error']:.2%} | {result['milliseconds']:.0f} |")
     return "\n".join(lines)
 
 
@@ -246,9 +263,7 @@ def draw(results, path):
         label="negative conditional bound",
     )
     ax.scatter([r["negative bound"] for r in results], rows, color="#0072b2", s=60, marker="s", label="negative bound")
-    weights = {result["memory_kl_weight"] for result in results}
-    labels = [r["parts"] + (f", weight {r['memory_kl_weight']:g}" if len(weights) > 1 else "") for r in results]
-    ax.set_yticks(rows, labels)
+    ax.set_yticks(rows, labels(results))
     ax.set_ylim(len(results) - 0.5, -0.5)
     if max(r["negative bound"] for r in results) > 4 * min(r["negative conditional bound"] for r in results):
         ax.set_xscale("log")

@@ -12,15 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva import programs
-from pyro_kanerva._checks import (
-    apply,
-    check_address_prior,
-    check_patterns,
-    check_support,
-    event_shape_of,
-    warn_of_equal_slots,
-)
+from pyro_kanerva import _checks, programs
 from pyro_kanerva.bound import Bound
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
@@ -87,22 +79,22 @@ class KanervaMachine(nn.Module):
         super().__init__()
         if not 0 < code_scale < math.inf:
             raise ValueError(f"KanervaMachine: code_scale is {code_scale}; expected a positive standard deviation.")
-        self.num_slots, self.code_size = event_shape_of("memory_prior", memory_prior, rank=2)
+        self.num_slots, self.code_size = _checks.event_shape_of("memory_prior", memory_prior, rank=2)
         address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
-        address_shape = event_shape_of("address_prior", address_prior, rank=1)
+        address_shape = _checks.event_shape_of("address_prior", address_prior, rank=1)
         if address_shape != (self.num_slots,):
             raise ValueError(
                 f"KanervaMachine: address_prior has event shape {address_shape}; expected "
                 f"({self.num_slots},), the number of slots of memory_prior."
             )
-        check_address_prior(as_distribution(address_prior))
+        _checks.check_address_prior(as_distribution(address_prior))
         self.encoder, self.decoder = encoder, decoder
         self.memory_prior, self.address_prior = memory_prior, address_prior
         self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
         self.writer = writer_for(address_prior) if writer is None else writer
         self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
         self.code_posterior = code_posterior
-        warn_of_equal_slots(self)
+        _checks.warn_of_equal_slots(self)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
         self._name_in_param_store()
 
@@ -189,14 +181,16 @@ class KanervaMachine(nn.Module):
 
         A single episode (T,) + E becomes B = 1 where E is known, from ``event_shape`` or the encoder.
         """
-        return check_patterns(self, patterns, caller, name, event_shape)
+        return _checks.check_patterns(self, patterns, caller, name, event_shape)
 
     def encode(self, patterns: Tensor) -> Tensor:
         """Codes (B, T, C) of patterns (B, T) + E.
 
         :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
         """
-        codes = apply("encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape.")
+        codes = _checks.apply(
+            "encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape."
+        )
         expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
         if tuple(codes.shape) != expected:
             raise ValueError(
@@ -221,7 +215,7 @@ class KanervaMachine(nn.Module):
     def decoder_output(self, codes: Tensor) -> Tensor:
         """What the decoder makes of ``codes`` (..., C): the parameters that the likelihood expects, (...) + theirs."""
         remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
-        output = apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
+        output = _checks.apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
@@ -311,7 +305,7 @@ class KanervaMachine(nn.Module):
         """
         prior = as_distribution(self.address_prior)
         result = self.reader(codes, memory, prior, self.code_scale)
-        check_support(result, prior)
+        _checks.check_support(result, prior)
         batch = torch.broadcast_shapes(codes.shape[:-2], memory.shape[:-2]) + codes.shape[-2:-1]
         if (result.batch_shape, result.event_shape) != (batch, (self.num_slots,)):
             raise ValueError(

@@ -93,11 +93,12 @@ class Memory:
         computed as the sum of what stays, in float64, which loses no digits. What was written after it keeps the
         addresses that it was given at the time.
 
-        :raises ValueError: if the record is not one of this memory, or its writer did not add up evidence.
+        :raises ValueError: if the record is not one of this memory, or the memory is not the evidence of its records.
         """
         if not any(record is other for other in self.records):
             raise ValueError("erase(): the record is not one of this memory; pass one of memory.records.")
-        return self._of_records([other for other in self.records if other is not record], "erase()")
+        self._check_evidence("erase()")
+        return self._of_records([other for other in self.records if other is not record])
 
     @staticmethod
     @torch.no_grad()
@@ -109,8 +110,8 @@ class Memory:
         later patterns would have been addressed knowing the earlier ones, and patterns of different memories may
         be in each other's way.
 
-        :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, or
-            their writer did not add up evidence.
+        :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, or one
+            is not the evidence of its records.
         """
         if not memories:
             raise ValueError("merge(): there are no memories; expected at least one.")
@@ -123,31 +124,35 @@ class Memory:
                     f"merge(): the memories have {first.posterior.batch_shape[0]} and {other.posterior.batch_shape[0]} "
                     "episodes; expected equal numbers."
                 )
-        return first._of_records([record for memory in memories for record in memory.records], "merge()")
+        for memory in memories:
+            memory._check_evidence("merge()")
+        return first._of_records([record for memory in memories for record in memory.records])
 
-    def _of_records(self, records: list[WriteRecord], caller: str) -> Memory:
+    def _check_evidence(self, caller: str) -> None:
+        """That the records account for this memory; float32 writes stay within 1e-3 of float64."""
+        rebuilt, own = self._of_records(self.records).posterior, self.posterior
+        for found, expected in ((rebuilt.loc, own.loc), (rebuilt.row_covariance, own.row_covariance)):
+            if not bool((found - expected).abs().max() <= 1e-3 * expected.abs().max()):
+                raise ValueError(
+                    f"{caller}: the memory is not the memory prior with the evidence of its records, so that its "
+                    f"writes cannot be told apart: {type(self.machine.writer).__name__} does not add evidence up "
+                    "(OnlineWriter does), the machine was trained since, or the memory did not start from its prior. "
+                    "Write the patterns that are to stay."
+                )
+
+    def _of_records(self, records: Sequence[WriteRecord]) -> Memory:
         """The memory prior with the evidence of ``records``."""
-        machine, like = self.machine, self.posterior.loc
-        if not getattr(machine.writer, "additive", False):
-            raise ValueError(
-                f"{caller}: {type(machine.writer).__name__} does not add up the evidence of patterns, so that its "
-                "writes cannot be told apart. Write the patterns that are to stay, or use OnlineWriter(8, 1)."
-            )
-        posterior = gaussian_memory(machine.memory_prior).expand(self.posterior.batch_shape)
+        like = self.posterior.loc
+        posterior = gaussian_memory(self.machine.memory_prior).expand(self.posterior.batch_shape)
         if records:
             prior = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
-            parts = [
-                evidence(
-                    record.addresses.double(),
-                    record.codes.double(),
-                    machine.code_scale.double(),
-                    None if record.address_scale_tril is None else record.address_scale_tril.double(),
-                )
-                for record in records
-            ]
+            scale, parts = self.machine.code_scale.double(), []
+            for codes, addresses, factor in records:
+                factor = None if factor is None else factor.double()
+                parts.append(evidence(addresses.double(), codes.double(), scale, factor))
             found = add_evidence(prior, *parts)
             posterior = MatrixNormal(found.loc.to(like), found.scale_tril_row.to(like), validate_args=False)
-        return Memory(machine, posterior, self.event_shape, records)
+        return Memory(self.machine, posterior, self.event_shape, records)
 
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:

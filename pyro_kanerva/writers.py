@@ -2,8 +2,7 @@
 
 A writer is any callable ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``. One that also
 has a method ``refine(machine, patterns, codes, result, prior) -> WriteResult`` is shown the patterns afterwards.
-Its attribute ``additive`` tells that what it adds to the natural parameters of a memory is
-:func:`pyro_kanerva.conjugate.evidence` of its result, so that memories can be merged and patterns erased.
+One that does not keep what a memory held has the attribute ``forgets = True``.
 """
 
 from __future__ import annotations
@@ -58,8 +57,6 @@ class OnlineWriter(nn.Module):
     section 3.3.
     """
 
-    additive = True  # U^-1 grows by the evidence of the patterns alone
-
     def __init__(self, block_size: int = 1, sweeps: int = 0) -> None:
         super().__init__()
         _check("OnlineWriter", block_size, sweeps)
@@ -99,8 +96,6 @@ class ReadingWriter(nn.Module):
     :param sweeps: repetitions over the whole episode after the last block.
     :raises ValueError: if ``block_size < 1`` or ``sweeps < 0``.
     """
-
-    additive = True  # U^-1 grows by the evidence of the patterns alone
 
     def __init__(
         self,
@@ -193,8 +188,6 @@ class AmortizedWriter(nn.Module):
 
     Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine" (arXiv 1804.01756), section 3.3.
     """
-
-    additive = True  # U^-1 grows by the evidence of the patterns alone
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -14,7 +14,9 @@ from pyro_kanerva import (
     MLPEncoder,
     NormalLikelihood,
     OnlineWriter,
+    RefinedWriter,
     SimplexAddress,
+    SlotWriter,
 )
 from pyro_kanerva.conjugate import evidence, natural_parameters
 from pyro_kanerva.evaluation import familiarity
@@ -129,10 +131,34 @@ def test_errors():
         Memory.merge([memory, machine().write(torch.randn(1, 3, C))])
     with pytest.raises(ValueError, match="1 and 2 episodes"):
         Memory.merge([memory, built.write(torch.randn(2, 3, C))])
-    slots = machine(address_prior=CategoricalAddress(K)).write(torch.randn(1, 3, C))
-    for call in (lambda: slots.erase(slots.records[0]), lambda: Memory.merge([slots])):
-        with pytest.raises(ValueError, match=r"SlotWriter does not add up .*OnlineWriter"):
-            call()
+
+
+def test_a_memory_that_is_not_the_evidence_of_its_records_is_refused():
+    soft = machine(scale=2.0, address_prior=CategoricalAddress(K)).write(torch.randn(1, 3, C))  # between slots
+    refined = machine(writer=RefinedWriter(OnlineWriter(8, 1))).write(torch.randn(1, 3, C))
+    built = machine()
+    elsewhere = Memory(built, built.write(torch.randn(1, 4, C)).posterior, (C,)).write(torch.randn(1, 3, C))
+    stale = machine()
+    trained = stale.write(torch.randn(1, 3, C))
+    with torch.no_grad():
+        stale.memory_prior.loc.add_(0.1)
+    for memory in (soft, refined, elsewhere, trained):
+        for call in (
+            lambda memory=memory: memory.erase(memory.records[0]),
+            lambda memory=memory: Memory.merge([memory]),
+        ):
+            with pytest.raises(ValueError, match=r"not the memory prior with the evidence .*Write the patterns"):
+                call()
+
+
+def test_slots_that_are_certain_can_be_erased():
+    """One-hot addresses add evidence up as others do."""
+    codes = 10 * torch.eye(C)[:4].unsqueeze(0)
+    built = machine(
+        scale=0.1, address_prior=CategoricalAddress(K), memory_prior=GaussianMemory(K, C, 3.0), writer=SlotWriter(3)
+    )
+    memory = built.write(codes[:, :2]).write(codes[:, 2:])
+    same(memory.erase(memory.records[1]).posterior, built.write(codes[:, :2]).posterior, 1e-3)
 
 
 def test_a_memory_from_anywhere_can_be_written_to():

@@ -24,7 +24,6 @@ from pyro_kanerva import (
     StudentTAddress,
     StudentTMemory,
     Surrogate,
-    kanerva_2018,
 )
 from pyro_kanerva.evaluation import familiarity
 
@@ -63,11 +62,11 @@ def test_draws_of_latent_codes_have_their_noise():
     built = machine(code_posterior=GaussianCode(C), code_scale=1.0, address_prior=narrow(K))
     memory = built.write(torch.randn(1, 3, C))
     means = memory.generate(20_000)[0]  # of x given z
-    torch.testing.assert_close(means.var(0), torch.ones(C), atol=0.06, rtol=0)
+    torch.testing.assert_close(means.var(0), torch.ones(C), atol=6 * (2 / 20_000) ** 0.5, rtol=0)
     # Gibbs: with w known, x ~ Normal(M^T w, sigma^2 + 0.3^2) in every sweep
     patterns = memory.sample(torch.zeros(1, 1, C), 4000, burn_in=0).patterns[:, 0, 0]
     spread = memory.posterior.loc.new_tensor(1.09)
-    assert ((patterns.var(0) / spread - 1).abs() < 0.2).all()
+    assert ((patterns.var(0) / spread - 1).abs() < 6 * (2 / 4000) ** 0.5).all()
 
 
 def narrow(slots):
@@ -91,11 +90,12 @@ def test_a_mixture_of_addresses(positive):
     prior = dist.MixtureSameFamily(which, component(torch.full((K, 2), 2.0), torch.tensor([0.3, 2.0]))).to_event(1)
     built = machine(address_prior=prior)
     x = torch.randn(2, 6, C)
-    bound = built.bound(x, 200).bound.mean()
-    loss = Trace_ELBO(max_plate_nesting=2, num_particles=200, vectorize_particles=True).loss(
-        built.model, built.guide, x
-    )
-    assert abs(-loss / 12 - bound.item()) < 0.5
+    elbo = Trace_ELBO(max_plate_nesting=2)
+    with torch.no_grad():
+        bounds = torch.stack([built.bound(x).bound.mean() for _ in range(100)])
+        losses = torch.tensor([-elbo.loss(built.model, built.guide, x) / 12 for _ in range(100)])
+    error = ((bounds.var() + losses.var()) / 100).sqrt()
+    assert (bounds.mean() - losses.mean()).abs() < 6 * error
     assert (built.write(x).query(x).energy.diff(dim=0) <= 0).all()
 
 
@@ -180,4 +180,3 @@ def test_latent_codes_with_slots():
     bound = built.bound(torch.randn(2, 6, C), 3)
     assert bound.code_kl.shape == (2,)
     assert (bound.code_kl > 0).all()
-    assert kanerva_2018(Identity(), Identity(), memory_prior=GaussianMemory(K, C)).code_posterior is not None
