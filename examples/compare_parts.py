@@ -229,7 +229,12 @@ def labels(results):
     """The parts of every result, and the settings in which results differ."""
     varying = [name for name in TRAINING if len({result[name] for result in results}) > 1]
     return [
-        ", ".join([result["parts"], *(f"{name.replace('_', ' ')} {result[name]}" for name in varying)])
+        ", ".join(
+            [
+                result["parts"],
+                *(f"{name.replace('_', ' ')} {result[name]}" for name in varying if result[name] is not None),
+            ]
+        )
         for result in results
     ]
 
@@ -250,7 +255,7 @@ def draw(results, path):
     """Both bounds of every combination, and what lies between them: the memory."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(9, 1.4 + 0.42 * len(results)), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9, 1.4 + 0.55 * len(results)), layout="constrained")
     for row, result in enumerate(results):
         ends = result["negative conditional bound"], result["negative bound"]
         ax.plot(ends, [row, row], color="0.7", linewidth=4, zorder=1, label=None if row else "memory KL")
@@ -263,7 +268,7 @@ def draw(results, path):
         label="negative conditional bound",
     )
     ax.scatter([r["negative bound"] for r in results], rows, color="#0072b2", s=60, marker="s", label="negative bound")
-    ax.set_yticks(rows, labels(results))
+    ax.set_yticks(rows, [label.replace(", ", "\n", 1) for label in labels(results)], fontsize="small")
     ax.set_ylim(len(results) - 0.5, -0.5)
     if max(r["negative bound"] for r in results) > 4 * min(r["negative conditional bound"] for r in results):
         ax.set_xscale("log")
