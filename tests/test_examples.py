@@ -26,9 +26,12 @@ ARGS = {
     "kanerva_2018_vs_dynamic.py": "--slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --steps 2 "
     "--noise 0.1 0.2 --test-batches 1 --out picture.png",
     "query_with_pyro.py": "--training-steps 2 --slots 3 --patterns 3 --cues 1 --steps 2 --draws 2",
+    "train_distributed.py": "--slots 3 --code-size 3 --width 8 --length 3 --episodes 2 --steps 2 --test-episodes 2 "
+    "--out machine.pt",
 }
 WRITES = {name: ["picture.png"] for name, arguments in ARGS.items() if "--out picture.png" in arguments}
 WRITES["compare_parts.py"] = ["picture.png", "run"]
+WRITES["train_distributed.py"] = ["machine.pt"]
 
 
 def test_every_example_is_listed():
