@@ -22,7 +22,7 @@ from pyro_kanerva.likelihoods import (
 )
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.memory import Memory, WriteRecord
+from pyro_kanerva.memory import Memory
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pyro_kanerva.priors import (
     CategoricalAddress,
@@ -39,6 +39,7 @@ from pyro_kanerva.priors import (
     Surrogate,
 )
 from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, ScalarReader, SlotReader
+from pyro_kanerva.records import StreamRecord, WriteRecord
 from pyro_kanerva.retrieval import Retrieval
 from pyro_kanerva.retrieval_model import retrieval_model
 from pyro_kanerva.sampling import Draws
@@ -101,6 +102,7 @@ __all__ = [
     "SimplexAddress",
     "SlotReader",
     "SlotWriter",
+    "StreamRecord",
     "StudentTAddress",
     "StudentTMemory",
     "Surrogate",

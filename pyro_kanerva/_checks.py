@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from pyro_kanerva._precision import run_network
 from pyro_kanerva.likelihoods import BernoulliLikelihood, CategoricalLikelihood, DiscretizedLogisticLikelihood
 from pyro_kanerva.priors import Prior, as_distribution, gaussian_memory, is_real, support_of
 from pyro_kanerva.writers import WRITERS_THAT_ADDRESS
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
+
+
+def checks_values() -> bool:
+    """Whether tensors are looked into: Pyro's validation is on, and no trace is made, into which it would be burnt."""
+    return is_validation_enabled() and not torch.jit.is_tracing()
 
 
 def event_shape_of(name: str, prior: Prior, rank: int) -> tuple[int, ...]:
@@ -38,7 +45,7 @@ def event_shape_of(name: str, prior: Prior, rank: int) -> tuple[int, ...]:
 
 def apply(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy: str) -> Tensor:
     try:
-        return network(inputs)
+        return run_network(network, inputs)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"The {name} failed on a tensor of shape {tuple(inputs.shape)} and dtype {inputs.dtype}: {error}. {remedy}"
@@ -115,7 +122,7 @@ def check_patterns(
             f"{caller}: {name} have dtype {patterns.dtype} on {patterns.device}; expected {reference.dtype} on "
             f"{reference.device}, as the machine. Convert one of them with .to(dtype) or .to(device)."
         )
-    if torch.jit.is_tracing():  # a check on values would be burnt into the trace
+    if not checks_values():
         return patterns
     if not bool(patterns.isfinite().all()):
         raise ValueError(f"{caller}: {name} have NaN or infinite entries; expected finite numbers.")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva.factorization import precision_to_scale_tril, solve_positive
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 
@@ -54,29 +55,6 @@ def _factor(memory: MatrixNormal) -> Tensor:
             "scale_tril_column=None."
         )
     return memory.scale_tril_row
-
-
-def cholesky(matrix: Tensor, name: str) -> Tensor:
-    """Lower Cholesky factor of ``matrix`` (..., N, N).
-
-    :raises ValueError: if a matrix of the batch is not positive definite, or not finite.
-    """
-    try:
-        return torch.linalg.cholesky(matrix)
-    except torch.linalg.LinAlgError as error:
-        state = "is not positive definite" if bool(matrix.isfinite().all()) else "has NaN or infinite entries"
-        raise ValueError(
-            f"{name} of shape {tuple(matrix.shape)} and dtype {matrix.dtype} {state}, so it has no Cholesky "
-            "factor. Check the patterns and the encoder for extreme values, lower the learning rate, raise "
-            "code_scale, or use float64."
-        ) from error
-
-
-def precision_to_scale_tril(precision: Tensor, name: str = "precision") -> Tensor:
-    """Lower Cholesky factor of the inverse of ``precision`` (..., K, K), without forming the inverse."""
-    upper = cholesky(precision.flip(-2, -1), name).flip(-2, -1)  # precision = upper @ upper.mT
-    identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    return torch.linalg.solve_triangular(upper, identity, upper=True).mT
 
 
 def address_posterior(
@@ -141,7 +119,8 @@ def block_update(memory: MatrixNormal, addresses: Tensor, codes: Tensor, noise_s
         S = W U W^T + sigma^2 I_n,   G = U W^T S^-1,   R <- R + G (Z - W R),   U <- U - G W U
 
     computed in factor form: ``U = L L^T``, ``A = L^T W^T`` and ``L <- L T`` with
-    ``T T^T = (I + A A^T / sigma^2)^-1``; for one pattern ``T`` is known in closed form.
+    ``T T^T = (I + A A^T / sigma^2)^-1``; for one pattern ``T`` is known in closed form. From ``n = K`` on it is
+    :func:`add_evidence`.
 
     :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
     :param addresses: ``W``, shape ``(..., n, K)``.
@@ -154,21 +133,20 @@ def block_update(memory: MatrixNormal, addresses: Tensor, codes: Tensor, noise_s
     variance = _variance(noise_scale, codes)
     factor, loc = _factor(memory), memory.loc
     projection = factor.mT @ addresses.mT  # A, (..., K, n)
-    residual = codes - addresses @ loc  # (..., n, C)
-    if addresses.shape[-2] == 1:
+    slots, number = projection.shape[-2:]
+    if number >= slots:  # nothing of size n x n then; below that, S is the better conditioned
+        return add_evidence(memory, evidence(addresses, codes, noise_scale))
+    if number == 1:
         direction = projection.squeeze(-1)
-        gain = factor @ projection / (direction.square().sum(-1) + variance)[..., None, None]
+        gain = factor @ projection / (direction.square().sum(-1) + variance)[..., None, None]  # G, (..., K, n)
         factor = _downdate(factor, direction, variance)
     else:
-        size = projection.shape[-1]
-        identity = torch.eye(max(size, factor.shape[-1]), dtype=codes.dtype, device=codes.device)
-        innovation = projection.mT @ projection + variance * identity[:size, :size]
-        weights = torch.cholesky_solve(projection.mT, cholesky(innovation, "the innovation covariance"))
-        gain = factor @ weights.mT  # (..., K, n)
-        size = factor.shape[-1]
-        shrink = identity[:size, :size] + projection @ projection.mT / variance
-        factor = factor @ precision_to_scale_tril(shrink, "the precision gained by the block")
-    return MatrixNormal(loc + gain @ residual, factor, validate_args=False)
+        identity = torch.eye(slots, dtype=codes.dtype, device=codes.device)
+        innovation = projection.mT @ projection + variance * identity[:number, :number]
+        gain = factor @ solve_positive(innovation, projection.mT, "the innovation covariance").mT
+        gained = identity + projection @ projection.mT / variance
+        factor = factor @ precision_to_scale_tril(gained, "the precision gained by the block")
+    return MatrixNormal(loc + gain @ (codes - addresses @ loc), factor, validate_args=False)
 
 
 def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
@@ -264,7 +242,7 @@ def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNorma
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
     factor = factor @ change
-    loc = memory.loc + factor @ (factor.mT @ (information - precision @ memory.loc))
+    loc = memory.loc + (factor @ factor.mT) @ (information - precision @ memory.loc)
     return MatrixNormal(loc, factor, validate_args=False)
 
 
@@ -326,9 +304,4 @@ def coordinate_ascent_sweep(
         prior_precision=prior_precision,
         row_covariance=memory.row_covariance,
     )
-    # E[w w^T] summed over t is Y^T Y for the rows Y = [W; sqrt(T) F^T], Cov[w_t] = F F^T: a block with codes [Z; 0].
-    # Square roots stay accurate in float32 where the sums themselves would not.
-    spread = codes.shape[-2] ** 0.5 * addresses.scale_tril.mT  # (..., K, K)
-    rows = torch.cat([addresses.loc, spread], -2)  # (..., T + K, K)
-    targets = torch.cat([codes, codes.new_zeros(*codes.shape[:-2], spread.shape[-2], codes.shape[-1])], -2)
-    return block_update(prior, rows, targets, noise_scale), addresses
+    return add_evidence(prior, evidence(addresses.loc, codes, noise_scale, addresses.scale_tril)), addresses

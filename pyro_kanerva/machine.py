@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva import _checks, programs
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.bound import Bound
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.matrix_normal import MatrixNormal
@@ -96,16 +97,17 @@ class KanervaMachine(nn.Module):
         self.code_posterior = code_posterior
         _checks.warn_of_equal_slots(self)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
+        self._compiled: dict[str, Callable[..., Any]] = {}
         self._name_in_param_store()
 
     def _name_in_param_store(self) -> None:
         # Two modules of equal name would share, or silently freeze, their parameters.
         self._key = f"kanerva_machine_{next(_instances)}"
 
-    def __getstate__(self) -> object:
+    def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():  # Pyro's store leaves weak references there, which cannot be pickled
             vars(parameter).pop("unconstrained", None)
-        return super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**super().__getstate__(), "_compiled": {}}  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and unpickled machines are new instances
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -168,6 +170,25 @@ class KanervaMachine(nn.Module):
             ),
         )
 
+    def compile(self, *parts: str, **options: Any) -> None:
+        """Run ``parts`` through ``torch.compile(..., **options)`` from now on.
+
+        Names in ``state_dict()`` stay as they are; copies and pickled machines are not compiled. It takes a minute, and
+        again for each new shape of patterns: measure before use. A matrix that cannot be factorized raises torch's own
+        error.
+
+        :param parts: of ``"encoder"``, ``"decoder"``, ``"writer"`` and ``"reader"``; by default all.
+        :raises ValueError: if there is no such part.
+        """
+        names = ("encoder", "decoder", "writer", "reader")
+        if not set(parts) <= set(names):
+            raise ValueError(f"compile(): parts are {parts}; expected some of {names}.")
+        for name in parts or names:
+            self._compiled[name] = torch.compile(getattr(self, name), **options)
+
+    def _part(self, name: str) -> Callable[..., Any]:
+        return self._compiled.get(name, getattr(self, name))
+
     def release(self) -> None:
         """Remove this machine's parameters from Pyro's global parameter store, which keeps them alive."""
         store = pyro.get_param_store()
@@ -189,7 +210,7 @@ class KanervaMachine(nn.Module):
         :raises ValueError: if the encoder returns another shape, or NaN or infinite codes.
         """
         codes = _checks.apply(
-            "encoder", self.encoder, patterns.flatten(0, 1), "Build the encoder for patterns of this shape."
+            "encoder", self._part("encoder"), patterns.flatten(0, 1), "Build the encoder for patterns of this shape."
         )
         expected = (patterns.shape[0] * patterns.shape[1], self.code_size)
         if tuple(codes.shape) != expected:
@@ -197,7 +218,7 @@ class KanervaMachine(nn.Module):
                 f"The encoder returned codes of shape {tuple(codes.shape)}; expected {expected}, with the code "
                 "size of memory_prior. Build both for the same code_size."
             )
-        if not torch.jit.is_tracing() and not bool(codes.isfinite().all()):
+        if _checks.checks_values() and not bool(codes.isfinite().all()):
             raise ValueError(
                 "The encoder returned NaN or infinite codes. If training diverged, lower the learning rate and "
                 "resume from an earlier checkpoint."
@@ -215,7 +236,7 @@ class KanervaMachine(nn.Module):
     def decoder_output(self, codes: Tensor) -> Tensor:
         """What the decoder makes of ``codes`` (..., C): the parameters that the likelihood expects, (...) + theirs."""
         remedy = f"Build the decoder for code_size {self.code_size}, that of memory_prior."
-        output = _checks.apply("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
+        output = _checks.apply("decoder", self._part("decoder"), codes.reshape(-1, codes.shape[-1]), remedy)
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
@@ -232,7 +253,7 @@ class KanervaMachine(nn.Module):
         :raises ValueError: as :meth:`predict`, and if the decoder's output is NaN or infinite.
         """
         output = self.decoder_output(codes)
-        if not torch.jit.is_tracing() and not bool(output.isfinite().all()):
+        if _checks.checks_values() and not bool(output.isfinite().all()):
             raise ValueError(
                 "The decoder returned NaN or infinite values. If training diverged, lower the learning rate and resume "
                 "from an earlier checkpoint."
@@ -240,6 +261,7 @@ class KanervaMachine(nn.Module):
         entries = self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
         return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
 
+    @full_precision
     def write_codes(self, codes: Tensor, prior: dist.TorchDistribution | None = None) -> WriteResult:
         """q(M) after writing ``codes`` (B, T, C) into ``prior``, by default the memory prior.
 
@@ -252,7 +274,7 @@ class KanervaMachine(nn.Module):
                 f"{codes.device}; expected the same. A prior that is a plain distribution is not moved with the "
                 "machine: build it anew. A stored memory is moved by saving and loading it."
             )
-        result = self.writer(codes, gaussian, self.code_scale)
+        result = self._part("writer")(codes, gaussian, self.code_scale)
         shapes = tuple(result.memory.batch_shape), tuple(result.memory.event_shape), tuple(result.addresses.shape)
         batch, expected = tuple(codes.shape[:-2]), (self.num_slots, self.code_size)
         if shapes != (batch, expected, (*codes.shape[:-1], self.num_slots)):
@@ -262,6 +284,7 @@ class KanervaMachine(nn.Module):
             )
         return result
 
+    @full_precision
     def write_patterns(
         self, patterns: Tensor, codes: Tensor, memory: MatrixNormal | None = None, *, continued: bool = False
     ) -> WriteResult:
@@ -298,13 +321,14 @@ class KanervaMachine(nn.Module):
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""
         return dist.Normal(loc, self.code_scale, validate_args=False).to_event(1)
 
+    @full_precision
     def read_codes(self, codes: Tensor, memory: Tensor) -> dist.TorchDistribution:
         """q(w | x, M), batch (..., T), for codes (..., T, C) and a known memory (..., K, C).
 
         :raises ValueError: if the reader's result is of another shape or support than the address prior.
         """
         prior = as_distribution(self.address_prior)
-        result = self.reader(codes, memory, prior, self.code_scale)
+        result = self._part("reader")(codes, memory, prior, self.code_scale)
         _checks.check_support(result, prior)
         batch = torch.broadcast_shapes(codes.shape[:-2], memory.shape[:-2]) + codes.shape[-2:-1]
         if (result.batch_shape, result.event_shape) != (batch, (self.num_slots,)):
@@ -314,18 +338,27 @@ class KanervaMachine(nn.Module):
             )
         return result
 
-    def write(self, patterns: Tensor, memory: Memory | None = None) -> Memory:
-        """The posterior memory after writing ``patterns``, (B, T) + E or (T,) + E.
+    @full_precision
+    def write(self, patterns: Tensor | Iterable[Tensor], memory: Memory | None = None, **stream: Any) -> Memory:
+        """The posterior memory after writing ``patterns``, (B, T) + E or (T,) + E, or a stream of such chunks.
 
         :param memory: an earlier result to continue from; by default the memory prior.
+        :param stream: options for streams, see :meth:`Memory.write`.
         :raises ValueError: if the patterns do not fit the machine or the memory.
         """
         if memory is not None:
             if memory.machine is not self:
                 raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
-            return memory.write(patterns)
-        patterns = self.check_patterns(patterns, "write()")
-        return self._prior_memory(patterns.shape[0], tuple(patterns.shape[2:])).write(patterns)
+            return memory.write(patterns, **stream)
+        first: object = patterns
+        if not isinstance(patterns, Tensor):
+            chunks = iter(patterns)
+            first = next(chunks, None)
+            patterns = itertools.chain([] if first is None else [first], chunks)
+        if not isinstance(first, Tensor):
+            raise ValueError(f"write(): the stream begins with a {type(first).__name__}; expected a tensor.")
+        first = self.check_patterns(first, "write()")
+        return self._prior_memory(first.shape[0], tuple(first.shape[2:])).write(patterns, **stream)
 
     def prior_memory(self, num_episodes: int = 1) -> Memory:
         """B memories in which nothing is stored, q(M) = p(M) or the Gaussian that stands for it.
@@ -347,6 +380,7 @@ class KanervaMachine(nn.Module):
         prior = gaussian_memory(self.memory_prior).expand((num_episodes,))
         return Memory(self, prior, event_shape)
 
+    @full_precision
     def bound(self, patterns: Tensor, num_particles: int = 1) -> Bound:
         """The evidence lower bound, term by term, with M and w sampled from the guide.
 
@@ -364,6 +398,7 @@ class KanervaMachine(nn.Module):
         posterior = self.write_patterns(patterns, codes).memory
         return self.bound_of(patterns, codes, posterior, as_distribution(self.memory_prior), num_particles)
 
+    @full_precision
     def bound_of(
         self,
         patterns: Tensor,

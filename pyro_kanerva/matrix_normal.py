@@ -190,11 +190,15 @@ def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
             f"KL between matrix normals of event shapes {tuple(q.event_shape)} and {tuple(p.event_shape)}; "
             "expected equal shapes (K, C)."
         )
-    trace = torch.linalg.solve_triangular(p.scale_tril_row, q.scale_tril_row, upper=False).square().sum((-2, -1))
     if q.scale_tril_column is None and p.scale_tril_column is None:
-        trace = trace * q.event_shape[1]
+        # the inverse of p's factor, often one for all of q's batch, and products, which are faster than solving twice
+        identity = torch.eye(q.event_shape[0], dtype=q.loc.dtype, device=q.loc.device)
+        inverse = torch.linalg.solve_triangular(p.scale_tril_row, identity, upper=False)
+        trace = (inverse @ q.scale_tril_row).square().sum((-2, -1)) * q.event_shape[1]
+        squared = (inverse @ (q.loc - p.loc)).square().sum((-2, -1))
     else:
+        trace = torch.linalg.solve_triangular(p.scale_tril_row, q.scale_tril_row, upper=False).square().sum((-2, -1))
         columns = torch.linalg.solve_triangular(p._column_factor(), q._column_factor(), upper=False)
         trace = trace * columns.square().sum((-2, -1))
-    squared = p._whiten(q.loc - p.loc).square().sum((-2, -1))
+        squared = p._whiten(q.loc - p.loc).square().sum((-2, -1))
     return 0.5 * (trace + squared - q.event_shape.numel()) + p._log_determinant() - q._log_determinant()

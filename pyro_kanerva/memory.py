@@ -5,36 +5,28 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_kanerva import _files
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.channels import Channel, fit
-from pyro_kanerva.conjugate import add_evidence, evidence
+from pyro_kanerva.conjugate import NaturalParameters, add_evidence, evidence
 from pyro_kanerva.energies import Energy, PointEnergy
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import as_distribution, coordinates, gaussian_memory, point_address
+from pyro_kanerva.records import Record, StreamRecord, WriteRecord
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
     from pyro_kanerva.retrieval import Retrieval
     from pyro_kanerva.sampling import Draws
-
-
-class WriteRecord(NamedTuple):
-    """One write: ``codes`` (B, T, C) and the means ``addresses`` (B, T, K) under which they were stored.
-
-    ``address_scale_tril`` (B, K, K) is the Cholesky factor of their covariance where it entered the update.
-    """
-
-    codes: Tensor
-    addresses: Tensor
-    address_scale_tril: Tensor | None
+    from pyro_kanerva.writers import WriteResult
 
 
 class Memory:
@@ -49,7 +41,7 @@ class Memory:
         machine: KanervaMachine,
         posterior: MatrixNormal,
         event_shape: tuple[int, ...],
-        records: Sequence[WriteRecord] = (),
+        records: Sequence[Record] = (),
     ) -> None:
         self.machine = machine
         #: q(M), a :class:`MatrixNormal` of batch shape (B,) and event shape (K, C).
@@ -61,16 +53,47 @@ class Memory:
 
     def __repr__(self) -> str:
         (batch,), (slots, size) = self.posterior.batch_shape, self.posterior.event_shape
-        stored = sum(record.codes.shape[-2] for record in self.records)
+        stored = sum(record.num_patterns for record in self.records)
         return f"Memory({batch} episodes of {stored} patterns {self.event_shape}, {slots} slots of code size {size})"
 
+    @full_precision
     @torch.no_grad()
-    def write(self, patterns: Tensor) -> Memory:
-        """The memory after also writing ``patterns``, (B, T) + E or (T,) + E.
+    def write(
+        self,
+        patterns: Tensor | Iterable[Tensor],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        save_every: int = 10,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> Memory:
+        """The memory after also writing ``patterns``, (B, T) + E or (T,) + E, or a stream of such chunks.
 
-        :raises ValueError: if the patterns do not fit the machine or this memory, or the machine's writer cannot
-            continue a memory.
+        Of an iterable, chunk after chunk is written and forgotten, so that a stream may be of any length; its single
+        :class:`StreamRecord` holds what it added up to. The larger the chunks and the writer's blocks, the faster.
+
+        :param path: of a stream, where the memory is saved now and then and at the end, whole or not at all.
+        :param save_every: chunks between two saves.
+        :param resume: go on from ``path`` as if there had been no stop: called on the same memory, with the same
+            chunks, of which those already written are skipped.
+        :param progress: show a progress bar.
+        :raises ValueError: if the patterns do not fit the machine or this memory, the machine's writer cannot
+            continue a memory, a stream is empty, or ``path`` exists and is not to be resumed, or is not this memory.
+        :raises FileNotFoundError: if there is no file to resume from.
         """
+        if not isinstance(patterns, Tensor):
+            from pyro_kanerva.streaming import write_stream
+
+            return write_stream(self, patterns, path, save_every, resume, progress)
+        if path is not None or resume or progress:
+            raise ValueError("write(): path, resume and progress are of streams; pass an iterable of chunks.")
+        codes, result = self.encode_and_write(patterns)
+        record = WriteRecord(codes, result.addresses, result.address_scale_tril)
+        return self.with_posterior(result.memory, (*self.records, record))
+
+    @full_precision
+    def encode_and_write(self, patterns: Tensor) -> tuple[Tensor, WriteResult]:
+        """The codes (B, T, C) of patterns, and what the machine's writer makes of them; checked as :meth:`write`."""
         patterns = self.check(patterns, "write()", "patterns")
         if self.records and getattr(self.machine.writer, "forgets", False):
             raise ValueError(
@@ -78,12 +101,21 @@ class Memory:
                 "this memory holds. Write all patterns at once, or build the machine with OnlineWriter(8, 1)."
             )
         codes = self.machine.encode(patterns)
-        result = self.machine.write_patterns(patterns, codes, self.posterior, continued=bool(self.records))
-        record = WriteRecord(codes, result.addresses, result.address_scale_tril)
-        return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
+        return codes, self.machine.write_patterns(patterns, codes, self.posterior, continued=bool(self.records))
 
+    def evidence_of(self, codes: Tensor, result: WriteResult) -> NaturalParameters:
+        """What a write adds to the natural parameters, as the writer says or from the addresses."""
+        if result.evidence is not None:
+            return result.evidence
+        return evidence(result.addresses, codes, self.machine.code_scale, result.address_scale_tril)
+
+    def with_posterior(self, posterior: MatrixNormal, records: Sequence[Record]) -> Memory:
+        """A memory of the same machine with another q(M) and other records."""
+        return Memory(self.machine, posterior, self.event_shape, records)
+
+    @full_precision
     @torch.no_grad()
-    def erase(self, record: WriteRecord) -> Memory:
+    def erase(self, record: Record) -> Memory:
         """The memory without one of its ``records``: the exact inverse of that write's update.
 
         ::
@@ -140,20 +172,18 @@ class Memory:
                     "Write the patterns that are to stay."
                 )
 
-    def _of_records(self, records: Sequence[WriteRecord]) -> Memory:
+    @full_precision
+    def _of_records(self, records: Sequence[Record]) -> Memory:
         """The memory prior with the evidence of ``records``."""
         like = self.posterior.loc
         posterior = gaussian_memory(self.machine.memory_prior).expand(self.posterior.batch_shape)
         if records:
             prior = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
-            scale, parts = self.machine.code_scale.double(), []
-            for codes, addresses, factor in records:
-                factor = None if factor is None else factor.double()
-                parts.append(evidence(addresses.double(), codes.double(), scale, factor))
-            found = add_evidence(prior, *parts)
+            found = add_evidence(prior, *(record.evidence(self.machine.code_scale) for record in records))
             posterior = MatrixNormal(found.loc.to(like), found.scale_tril_row.to(like), validate_args=False)
-        return Memory(self.machine, posterior, self.event_shape, records)
+        return self.with_posterior(posterior, records)
 
+    @full_precision
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:
         """One-step reconstructions (B, Q) + E of ``cues`` (B, Q) + E: the mean of p(x | w, M), of classes the mode.
@@ -166,6 +196,7 @@ class Memory:
         address = point_address(self.machine.read_codes(self.machine.encode(cues), self.posterior.loc))
         return mean_and_mode(self.predict(address))[0]
 
+    @full_precision
     def query(
         self,
         cues: Tensor,
@@ -201,6 +232,7 @@ class Memory:
         energy = PointEnergy() if energy is None else energy
         return query(self.machine, self._matrix(matrix), cues, num_steps, channel, observed, tolerance, energy)
 
+    @full_precision
     def sample(
         self,
         cues: Tensor,
@@ -235,6 +267,7 @@ class Memory:
         cues = self.check(cues, "sample()", "cues")
         return gibbs(self, cues, num_samples, burn_in, channel, observed, sample_memory)
 
+    @full_precision
     @torch.no_grad()
     def log_evidence(self, patterns: Tensor, *, num_samples: int = 64) -> Tensor:
         r"""``log p(x | memory)`` of each of ``patterns`` (B, Q) + E, in nats, (B, Q): is it stored?
@@ -257,6 +290,7 @@ class Memory:
         weights = torch.stack([log_weights(self, patterns) for _ in range(num_samples)])
         return weights.logsumexp(0) - math.log(num_samples)
 
+    @full_precision
     @torch.no_grad()
     def generate(self, num_samples: int, *, num_steps: int = 0, matrix: Tensor | None = None) -> Tensor:
         """New patterns (B, num_samples) + E: addresses from their prior, read from the memory.
@@ -280,6 +314,7 @@ class Memory:
             return mean
         return self.query(mode, num_steps=num_steps, matrix=matrix).patterns[-1]
 
+    @full_precision
     def predict(self, address: Tensor, *, matrix: Tensor | None = None) -> dist.TorchDistribution:
         """p(x | w, M) of every entry, (B, Q) + E, at addresses w (B, Q, K), for instance those of a query.
 
@@ -296,6 +331,7 @@ class Memory:
             )
         return self.machine.decode(address @ self._matrix(matrix), self.event_shape).base_dist
 
+    @full_precision
     def energy(
         self, address: Tensor, cues: Tensor, *, channel: Channel | None = None, observed: Tensor | None = None
     ) -> Tensor:
@@ -345,6 +381,7 @@ class Memory:
             "loc": self.posterior.loc.contiguous(),
             "scale_tril_row": self.posterior.scale_tril_row.contiguous(),
             "records": [tuple(record) for record in self.records],
+            "streams": [isinstance(record, StreamRecord) for record in self.records],
         }
         header = {
             "event_shape": list(self.event_shape),
@@ -370,10 +407,14 @@ class Memory:
                 "else. Load the checkpoint of that machine, or write the patterns again with this one."
             )
         posterior = MatrixNormal(state["loc"].to(dtype), state["scale_tril_row"].to(dtype))
-        records = [
-            WriteRecord(codes.to(dtype), addresses.to(dtype), None if factor is None else factor.to(dtype))
-            for codes, addresses, factor in state["records"]
-        ]
+        records: list[Record] = []
+        for record, stream in zip(state["records"], state.get("streams", [False] * len(state["records"])), strict=True):
+            if stream:
+                records.append(StreamRecord(*record))
+            else:
+                codes, addresses, factor = record
+                factor = None if factor is None else factor.to(dtype)
+                records.append(WriteRecord(codes.to(dtype), addresses.to(dtype), factor))
         return Memory(machine, posterior, tuple(header["event_shape"]), records)
 
     def check(self, patterns: Tensor, caller: str, name: str) -> Tensor:

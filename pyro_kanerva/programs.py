@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.priors import as_distribution
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Program(nn.Module):
         super().__init__()
         self.machine, self.program, self.options = machine, program, options
 
+    @full_precision
     def forward(self, patterns: Tensor) -> Any:
         return self.program(self.machine, patterns, **self.options)
 

@@ -14,7 +14,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.conjugate import address_posterior, precision_to_scale_tril
+from pyro_kanerva._precision import run_network
+from pyro_kanerva.conjugate import address_posterior
+from pyro_kanerva.distributions import SharedCovarianceNormal
+from pyro_kanerva.factorization import precision_to_scale_tril
 from pyro_kanerva.priors import Coordinates, as_gaussian, coordinates, gaussian_address
 
 
@@ -37,7 +40,7 @@ class ExactReader(nn.Module):
         loc, scale_tril = address_posterior(
             codes, memory, code_scale, prior_loc=prior_loc, prior_precision=prior_precision
         )
-        return dist.MultivariateNormal(loc, scale_tril=scale_tril.unsqueeze(-3), validate_args=False)
+        return SharedCovarianceNormal(loc, scale_tril, validate_args=False)
 
 
 class ScalarReader(nn.Module):
@@ -249,7 +252,7 @@ def apply_network(name: str, network: Callable[[Tensor], Tensor], codes: Tensor,
 
     :raises ValueError: if it returns another shape.
     """
-    output = network(codes.reshape(-1, codes.shape[-1]))
+    output = run_network(network, codes.reshape(-1, codes.shape[-1]))
     number = codes.shape[:-1].numel()
     if tuple(output.shape) not in [(number, size) for size in sizes]:
         wanted = " or ".join(str((number, size)) for size in sizes)

@@ -127,7 +127,8 @@ def fit(
                 group["lr"] = learning_rate * _schedule(step, num_steps)
             optimizer.zero_grad()
             value = loss_of(patterns) / patterns.shape[:2].numel()
-            value.backward()
+            with torch.autocast(device.type, enabled=False):  # where it is on around fit(), it is for the networks
+                value.backward()
             gradient = torch.nn.utils.clip_grad_norm_(machine.parameters(), math.inf)
             if not bool((value + gradient).isfinite()):
                 raise ValueError(

@@ -15,10 +15,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.conjugate import address_posterior, block_update, cholesky, coordinate_ascent_sweep
+from pyro_kanerva.conjugate import NaturalParameters, block_update, coordinate_ascent_sweep
+from pyro_kanerva.factorization import cholesky
 from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import Prior, as_distribution, is_real, point_address
 from pyro_kanerva.readers import LaplaceReader, apply_network
+from pyro_kanerva.sequential import write_sequence
 
 if TYPE_CHECKING:
     from pyro_kanerva.machine import KanervaMachine
@@ -29,11 +31,13 @@ class WriteResult(NamedTuple):
 
     ``memory`` has batch (B,) and event (K, C); ``addresses`` (B, T, K) are the means E[w_t], and
     ``address_scale_tril`` (B, K, K) the Cholesky factor of their covariance where it entered the update.
+    ``evidence`` is what they added to the natural parameters, where the writer happens to know it.
     """
 
     memory: MatrixNormal
     addresses: Tensor
     address_scale_tril: Tensor | None = None
+    evidence: NaturalParameters | None = None
 
 
 class OnlineWriter(nn.Module):
@@ -67,13 +71,8 @@ class OnlineWriter(nn.Module):
 
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
-        memory = prior.expand(codes.shape[:-2])
-        written = []
-        for block in codes.split(self.block_size, dim=-2):
-            addresses = address_posterior(block, memory.loc, code_scale).loc
-            memory = block_update(memory, addresses, block, code_scale)
-            written.append(addresses)
-        result = WriteResult(memory, torch.cat(written, dim=-2))
+        memory, addresses, part = write_sequence(prior, codes, code_scale, self.block_size)
+        result = WriteResult(memory.expand(codes.shape[:-2]), addresses, evidence=part)
         for _ in range(self.sweeps):
             memory, posterior = coordinate_ascent_sweep(prior, result.memory, codes, code_scale)
             result = WriteResult(memory, posterior.loc, posterior.scale_tril)

@@ -343,7 +343,9 @@ def test_stuck_queries_have_not_converged(kind, channel):
     machine.decoder = Partial(machine.decoder)
     retrieval = memory.query(cues, num_steps=3, channel=channel)
     assert all(part.isfinite().all() for part in retrieval[:3])
-    assert torch.equal(retrieval.address, retrieval.address[:1].expand_as(retrieval.address))
+    # a step so short that the code is the same one, to the last bit, is possible
+    stay = retrieval.address[:1].expand_as(retrieval.address)
+    torch.testing.assert_close(retrieval.address, stay, rtol=1e-12, atol=1e-12)
     assert not retrieval.converged.any()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_kanerva import MatrixNormal, OnlineWriter, conjugate
+from pyro_kanerva.factorization import cholesky
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 9))  # K, C, T
 
@@ -242,7 +243,7 @@ def test_ten_thousand_swept_writes_in_float32(sigma):
     precision = torch.eye(slots, dtype=torch.float64)
     information = start.loc.double()
     for codes in torch.randn(number, size).split(8):
-        memory, addresses, factor = writer(codes, memory, torch.tensor(sigma))
+        memory, addresses, factor, _ = writer(codes, memory, torch.tensor(sigma))
         part = conjugate.evidence(addresses.double(), codes.double(), sigma, factor.double())
         precision, information = precision + part.precision, information + part.precision_loc
     covariance = torch.linalg.inv(precision)
@@ -285,7 +286,7 @@ def test_failing_cholesky_names_the_cause():
     with pytest.raises(ValueError, match=r"address precision .* NaN or infinite entries.*code_scale"):
         conjugate.address_posterior(torch.ones(2, 3), torch.full((4, 3), torch.inf), 1.0)
     with pytest.raises(ValueError, match=r"some matrix .* is not positive definite.*float64"):
-        conjugate.cholesky(-torch.eye(2), "some matrix")
+        cholesky(-torch.eye(2), "some matrix")
 
 
 def test_bad_memories_and_scales():

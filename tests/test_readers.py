@@ -266,7 +266,7 @@ WRONG_PAIRS = [
     (ExactReader, SimplexAddress, "no finite mean and variance.*LaplaceReader"),
     (ExactReader, HorseshoeAddress, "no finite mean and variance.*LaplaceReader"),
     (ExactReader, CategoricalAddress, rf"{WRONG_SUPPORT} OneHotCategorical.*SlotReader\(\)"),
-    (ExactReader, half_normal, rf"MultivariateNormal, {WRONG_SUPPORT}.*LaplaceReader\(\)"),
+    (ExactReader, half_normal, rf"SharedCovarianceNormal, {WRONG_SUPPORT}.*LaplaceReader\(\)"),
     (ExactReader, dirichlet, rf"{WRONG_SUPPORT} Dirichlet"),
     (ScalarReader, SimplexAddress, "no finite mean and variance.*LaplaceReader"),
     (ScalarReader, CategoricalAddress, rf"{WRONG_SUPPORT} OneHotCategorical.*SlotReader\(\)"),

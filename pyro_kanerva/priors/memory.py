@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.conjugate import cholesky
+from pyro_kanerva.factorization import cholesky
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, biject_to, constraints
 
-from pyro_kanerva.conjugate import precision_to_scale_tril
 from pyro_kanerva.distributions import AdditiveLogistic
+from pyro_kanerva.factorization import precision_to_scale_tril
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 Prior = dist.TorchDistribution | Callable[[], dist.TorchDistribution]

@@ -1,0 +1,84 @@
+"""Cholesky factorizations with gradients in closed form: each matrix is factorized once, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+from torch.autograd import Function
+
+
+def cholesky(matrix: Tensor, name: str) -> Tensor:
+    """Lower Cholesky factor of ``matrix`` (..., N, N).
+
+    :raises ValueError: if a matrix of the batch is not positive definite, or not finite. With Pyro's validation
+        off, its factor is NaN instead, and nobody waits for the device to say so.
+    """
+    if not is_validation_enabled():
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return torch.where((info == 0)[..., None, None], factor, torch.nan)
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError as error:
+        state = "is not positive definite" if bool(matrix.isfinite().all()) else "has NaN or infinite entries"
+        raise ValueError(
+            f"{name} of shape {tuple(matrix.shape)} and dtype {matrix.dtype} {state}, so it has no Cholesky "
+            "factor. Check the patterns and the encoder for extreme values, lower the learning rate, raise "
+            "code_scale, or use float64."
+        ) from error
+
+
+class _InverseFactor(Function):
+    @staticmethod
+    def forward(ctx: Any, precision: Tensor, name: str) -> Tensor:
+        upper = cholesky(precision.flip(-2, -1), name).flip(-2, -1)  # precision = upper @ upper.mT
+        identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+        factor = torch.linalg.solve_triangular(upper, identity, upper=True).mT
+        ctx.save_for_backward(factor)
+        return factor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # dF = -F phi(F^T dA F), where phi takes the lower triangle and half of the diagonal
+        (factor,) = ctx.saved_tensors
+        inner = (factor.mT @ gradient).tril()
+        inner = inner + inner.tril(-1).mT
+        return -0.5 * (factor @ inner @ factor.mT), None
+
+
+def precision_to_scale_tril(precision: Tensor, name: str = "precision") -> Tensor:
+    """Lower Cholesky factor of the inverse of ``precision`` (..., K, K), without forming the inverse.
+
+    :raises ValueError: if a matrix of the batch is not positive definite, or not finite.
+    """
+    return _InverseFactor.apply(precision, name)  # type: ignore[no-untyped-call]
+
+
+class _SolvePositive(Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, right: Tensor, name: str) -> Tensor:
+        factor = cholesky(matrix, name)
+        solution = torch.cholesky_solve(right, factor)
+        ctx.save_for_backward(matrix, right, factor, solution)
+        return solution
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        matrix, right, factor, solution = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative, which the factor does not carry
+            solution = solve_positive(matrix, right, "matrix")
+            solved = solve_positive(matrix, gradient, "matrix")
+        else:
+            solved = torch.cholesky_solve(gradient, factor)
+        outer = solved @ solution.mT
+        return -0.5 * (outer + outer.mT).sum_to_size(matrix.shape), solved.sum_to_size(right.shape), None
+
+
+def solve_positive(matrix: Tensor, right: Tensor, name: str) -> Tensor:
+    """``matrix^-1 right`` for a symmetric positive definite ``matrix`` (..., N, N) and ``right`` (..., N, n).
+
+    :raises ValueError: if a matrix of the batch is not positive definite, or not finite.
+    """
+    return _SolvePositive.apply(matrix, right, name)  # type: ignore[no-untyped-call]
