@@ -46,6 +46,7 @@ from pyro_kanerva.sampling import Draws
 from pyro_kanerva.training import FitResult, fit
 from pyro_kanerva.writers import (
     AmortizedWriter,
+    FrameWriter,
     OnlineWriter,
     PseudoInverseWriter,
     ReadingWriter,
@@ -72,6 +73,7 @@ __all__ = [
     "ExactReader",
     "FitResult",
     "Flip",
+    "FrameWriter",
     "GaussianAddress",
     "GaussianCode",
     "GaussianMemory",

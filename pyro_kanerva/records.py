@@ -1,12 +1,18 @@
-"""What a memory knows of its writes: enough to undo each of them."""
+"""What a memory knows of its writes: enough to undo each of them, and to make it anew."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from pyro_kanerva.conjugate import NaturalParameters, evidence
+from pyro_kanerva.conjugate import NaturalParameters, add_evidence, evidence
+from pyro_kanerva.matrix_normal import MatrixNormal
+from pyro_kanerva.priors import gaussian_memory
+
+if TYPE_CHECKING:
+    from pyro_kanerva.machine import KanervaMachine
 
 
 class WriteRecord(NamedTuple):
@@ -48,3 +54,31 @@ class StreamRecord(NamedTuple):
 
 
 Record = WriteRecord | StreamRecord
+
+
+def of_records(machine: KanervaMachine, like: MatrixNormal, records: Sequence[Record]) -> MatrixNormal:
+    """The memory prior with the evidence of ``records``, in float64 and then in the batch and dtype of ``like``."""
+    posterior = gaussian_memory(machine.memory_prior).expand(like.batch_shape)
+    if not records:
+        return posterior
+    prior = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
+    found = add_evidence(prior, *(record.evidence(machine.code_scale) for record in records))
+    return MatrixNormal(found.loc.to(like.loc), found.scale_tril_row.to(like.loc), validate_args=False)
+
+
+def check_evidence(rebuilt: MatrixNormal, posterior: MatrixNormal, machine: KanervaMachine, caller: str) -> None:
+    """That the records account for a memory; float32 writes stay within 1e-3 of float64.
+
+    :raises ValueError: if they do not.
+    """
+    for found, expected in (
+        (rebuilt.loc, posterior.loc),
+        (rebuilt.row_covariance, posterior.row_covariance),
+    ):
+        if not bool((found - expected).abs().max() <= 1e-3 * expected.abs().max()):
+            raise ValueError(
+                f"{caller}: the memory is not the memory prior with the evidence of its records, so that its "
+                f"writes cannot be told apart: {type(machine.writer).__name__} does not add evidence up "
+                "(OnlineWriter does), the machine was trained since, or the memory did not start from its prior. "
+                "Write the patterns that are to stay."
+            )

@@ -15,10 +15,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.conjugate import NaturalParameters, block_update, coordinate_ascent_sweep
+from pyro_kanerva.conjugate import (
+    NaturalParameters,
+    add_evidence,
+    address_posterior,
+    block_update,
+    coordinate_ascent_sweep,
+    evidence,
+)
 from pyro_kanerva.factorization import cholesky
 from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.priors import Prior, as_distribution, is_real, point_address
+from pyro_kanerva.priors import Prior, as_distribution, gaussian_memory, is_real, point_address
 from pyro_kanerva.readers import LaplaceReader, apply_network
 from pyro_kanerva.sequential import write_sequence
 
@@ -178,6 +185,31 @@ class SlotWriter(nn.Module):
         return WriteResult(MatrixNormal(loc, factor, validate_args=False), addresses)
 
 
+class FrameWriter(nn.Module):
+    r"""All addresses in one frame, whatever a memory holds, so that writes commute and memories merge exactly.
+
+    ::
+
+        W = Z R0^T (R0 R0^T + sigma^2 I)^-1         the addresses that the frame's mean R0 would give
+        q(M) = the exact posterior given W
+
+    Patterns written in any order, in any number of parts or by any number of processes give the same memory. What is
+    lost against :class:`OnlineWriter`: an address does not make use of what is stored already.
+
+    :param frame: usually the memory prior of the machine, the same object; its mean is R0.
+    """
+
+    def __init__(self, frame: Prior) -> None:
+        super().__init__()
+        self.frame = frame
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
+        addresses = address_posterior(codes, gaussian_memory(self.frame).loc, code_scale).loc
+        part = evidence(addresses, codes, code_scale)
+        return WriteResult(add_evidence(prior, part).expand(codes.shape[:-2]), addresses, evidence=part)
+
+
 class AmortizedWriter(nn.Module):
     """A network reads the addresses off the codes, and the memory is the exact posterior given them: the 2018
     Kanerva Machine.
@@ -324,7 +356,7 @@ class RefinedWriter(nn.Module):
         return result._replace(memory=moved)
 
 
-WRITERS_THAT_ADDRESS = (OnlineWriter, ReadingWriter, SlotWriter, PseudoInverseWriter)
+WRITERS_THAT_ADDRESS = (OnlineWriter, FrameWriter, ReadingWriter, SlotWriter, PseudoInverseWriter)
 
 
 def writer_for(prior: Prior) -> nn.Module:

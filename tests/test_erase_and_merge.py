@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pyro_kanerva import (
     AmortizedWriter,
     CategoricalAddress,
+    FrameWriter,
     GaussianMemory,
     KanervaMachine,
     Memory,
@@ -107,9 +108,15 @@ def test_merging_adds_up_evidence(parts):
 
 
 def test_merging_is_writing_together_where_addresses_do_not_depend_on_the_memory():
-    built = machine(writer=AmortizedWriter(MLPEncoder((C,), K, 16)))
-    x = torch.randn(2, 9, C)
-    same(Memory.merge([built.write(x[:, :4]), built.write(x[:, 4:])]).posterior, built.write(x).posterior)
+    prior, x = GaussianMemory(K, C, 1.0), torch.randn(2, 9, C)
+    for writer in (AmortizedWriter(MLPEncoder((C,), K, 16)), FrameWriter(prior)):
+        built = machine(memory_prior=prior, writer=writer)
+        together = built.write(x).posterior
+        same(Memory.merge([built.write(x[:, :4]), built.write(x[:, 4:])]).posterior, together)
+        same(built.write(x[:, 4:]).write(x[:, :4]).posterior, together)  # in any order
+    built = machine(memory_prior=prior, writer=OnlineWriter(8))
+    merged = Memory.merge([built.write(x[:, :4]), built.write(x[:, 4:])]).posterior
+    assert (merged.loc - built.write(x[:, :4]).write(x[:, 4:]).posterior.loc).abs().max() > 0.1
 
 
 def test_a_loaded_memory_can_be_erased(tmp_path):

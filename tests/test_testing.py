@@ -28,6 +28,17 @@ def network():
     return pk.MLPEncoder((C,), 2 * K, 20)
 
 
+class Frame(nn.Module):
+    """A memory prior of which only the mean is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(K, C))
+
+    def forward(self):
+        return pk.MatrixNormal(self.loc, torch.eye(K, dtype=self.loc.dtype))
+
+
 def machine(**parts):
     parts.setdefault("memory_prior", pk.GaussianMemory(K, C))
     return pk.KanervaMachine(pk.MLPEncoder((3,), C, 16), pk.MLPDecoder(C, (3,), 16), **parts)
@@ -53,6 +64,7 @@ PARTS = {
     "OnlineWriter": (check_writer, pk.OnlineWriter),
     "OnlineWriter blocks": (check_writer, lambda: pk.OnlineWriter(3, sweeps=1)),
     "SlotWriter": (check_writer, pk.SlotWriter, lambda: pk.CategoricalAddress(K)),
+    "FrameWriter": (check_writer, lambda: pk.FrameWriter(Frame())),
     "AmortizedWriter": (check_writer, lambda: pk.AmortizedWriter(network())),
     "PseudoInverseWriter": (check_writer, lambda: pk.PseudoInverseWriter(K)),
     "ReadingWriter": (check_writer, lambda: pk.ReadingWriter(pk.SimplexAddress(K)), lambda: pk.SimplexAddress(K)),

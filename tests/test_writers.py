@@ -12,6 +12,7 @@ from pyro_kanerva import (
     BernoulliLikelihood,
     CategoricalAddress,
     ExactReader,
+    FrameWriter,
     GaussianAddress,
     GaussianMemory,
     KanervaMachine,
@@ -62,6 +63,20 @@ def clusters(slots=4, size=5, copies=3):
     centers = 10 * torch.linalg.qr(torch.randn(size, size))[0][:slots]
     labels = torch.stack([torch.randperm(slots * copies) % slots for _ in range(2)])
     return centers[labels] + SIGMA * torch.randn(2, slots * copies, size), labels
+
+
+def test_frame_writer_addresses_all_from_the_frame():
+    frame, codes = GaussianMemory(4, 3), torch.randn(2, 6, 3)
+    prior = MatrixNormal(torch.randn(2, 4, 3), 0.5 * torch.eye(4))
+    result = FrameWriter(frame)(codes, prior, sigma())
+    loc = frame.loc
+    expected = torch.linalg.solve(loc @ loc.mT + sigma() ** 2 * torch.eye(4), loc @ codes.mT).mT
+    torch.testing.assert_close(result.addresses, expected)
+    same_memory(result.memory, conjugate.block_update(prior, expected, codes, sigma()))
+    one_by_one = prior
+    for code in codes.split(1, -2):
+        one_by_one = FrameWriter(frame)(code, one_by_one, sigma()).memory
+    same_memory(result.memory, one_by_one)
 
 
 @pytest.mark.parametrize("sweeps", [1, 5])
