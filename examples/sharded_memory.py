@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from pyro_kanerva import MatrixNormal, OnlineWriter
 from pyro_kanerva.conjugate import add_evidence, evidence
-from pyro_kanerva.factorization import solve_positive
+from pyro_kanerva.factorization import inverse_positive
 
 
 def write(loc: DTensor, scale_tril: torch.Tensor, codes: DTensor, scale: float) -> tuple[DTensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def write(loc: DTensor, scale_tril: torch.Tensor, codes: DTensor, scale: float) 
     gram = (loc @ loc.mT).full_tensor()  # sums over processes, (K, K)
     projections = (loc @ codes.mT).full_tensor()  # (K, T)
     precision = gram + scale**2 * torch.eye(len(gram), device=gram.device)
-    addresses = solve_positive(precision, projections, "the address precision").mT  # (T, K), the same everywhere
+    addresses = (inverse_positive(precision, "the address precision") @ projections).mT  # (T, K), the same everywhere
     # from here on each process is on its own: Bayes' rule for its columns
     here = MatrixNormal(loc.to_local(), scale_tril, validate_args=False)
     after = add_evidence(here, evidence(addresses, codes.to_local(), scale))
@@ -39,7 +39,7 @@ def read(loc: DTensor, codes: DTensor, scale: float) -> DTensor:
     """Reconstructed codes (T, C), sharded like ``codes``."""
     gram, projections = (loc @ loc.mT).full_tensor(), (loc @ codes.mT).full_tensor()
     precision = gram + scale**2 * torch.eye(len(gram), device=gram.device)
-    addresses = solve_positive(precision, projections, "the address precision").mT
+    addresses = (inverse_positive(precision, "the address precision") @ projections).mT
     return distribute_tensor(addresses, loc.device_mesh, [Replicate()]) @ loc
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_kanerva.factorization import precision_to_scale_tril, solve_positive
+from pyro_kanerva.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 
@@ -143,7 +143,7 @@ def block_update(memory: MatrixNormal, addresses: Tensor, codes: Tensor, noise_s
     else:
         identity = torch.eye(slots, dtype=codes.dtype, device=codes.device)
         innovation = projection.mT @ projection + variance * identity[:number, :number]
-        gain = factor @ solve_positive(innovation, projection.mT, "the innovation covariance").mT
+        gain = factor @ projection @ inverse_positive(innovation, "the innovation covariance")
         gained = identity + projection @ projection.mT / variance
         factor = factor @ precision_to_scale_tril(gained, "the precision gained by the block")
     return MatrixNormal(loc + gain @ (codes - addresses @ loc), factor, validate_args=False)

@@ -56,29 +56,22 @@ def precision_to_scale_tril(precision: Tensor, name: str = "precision") -> Tenso
     return _InverseFactor.apply(precision, name)  # type: ignore[no-untyped-call]
 
 
-class _SolvePositive(Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, right: Tensor, name: str) -> Tensor:
-        factor = cholesky(matrix, name)
-        solution = torch.cholesky_solve(right, factor)
-        ctx.save_for_backward(matrix, right, factor, solution)
-        return solution
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        matrix, right, factor, solution = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative, which the factor does not carry
-            solution = solve_positive(matrix, right, "matrix")
-            solved = solve_positive(matrix, gradient, "matrix")
-        else:
-            solved = torch.cholesky_solve(gradient, factor)
-        outer = solved @ solution.mT
-        return -0.5 * (outer + outer.mT).sum_to_size(matrix.shape), solved.sum_to_size(right.shape), None
-
-
-def solve_positive(matrix: Tensor, right: Tensor, name: str) -> Tensor:
-    """``matrix^-1 right`` for a symmetric positive definite ``matrix`` (..., N, N) and ``right`` (..., N, n).
+def inverse_positive(matrix: Tensor, name: str) -> Tensor:
+    """The inverse of a symmetric positive definite ``matrix`` (..., N, N).
 
     :raises ValueError: if a matrix of the batch is not positive definite, or not finite.
     """
-    return _SolvePositive.apply(matrix, right, name)  # type: ignore[no-untyped-call]
+    return _InversePositive.apply(matrix, name)  # type: ignore[no-untyped-call]
+
+
+class _InversePositive(Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, name: str) -> Tensor:
+        inverse = torch.cholesky_inverse(cholesky(matrix, name))
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (inverse,) = ctx.saved_tensors
+        return -0.5 * (inverse @ (gradient + gradient.mT) @ inverse), None

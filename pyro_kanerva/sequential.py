@@ -30,56 +30,96 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pyro_kanerva.conjugate import NaturalParameters, add_evidence, block_update, evidence
-from pyro_kanerva.factorization import cholesky, solve_positive
+from pyro_kanerva.conjugate import (
+    NaturalParameters,
+    add_evidence,
+    block_update,
+    coordinate_ascent_sweep,
+    evidence,
+)
+from pyro_kanerva.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 
 def write_sequence(
-    memory: MatrixNormal, codes: Tensor, noise_scale: Tensor | float, block_size: int
-) -> tuple[MatrixNormal, Tensor, NaturalParameters | None]:
-    """Write ``codes`` (..., T, C) in blocks of ``block_size``.
+    memory: MatrixNormal, codes: Tensor, noise_scale: Tensor | float, block_size: int, sweeps: int = 0
+) -> tuple[MatrixNormal, Tensor, Tensor | None, NaturalParameters | None]:
+    """Write ``codes`` (..., T, C) in blocks of ``block_size``, then ``sweeps`` times all of them by coordinate ascent.
 
-    Returns q(M) afterwards, the addresses (..., T, K), and, of a single block of K patterns or more, their evidence.
+    Returns q(M); the means of the addresses (..., T, K); the Cholesky factor of their covariance (..., K, K), if there
+    were sweeps; and the evidence of the addresses, where it is at hand.
 
-    The inverses are renewed, and the memory brought up to date by one :func:`~pyro_kanerva.conjugate.block_update`,
-    every 256 patterns, so that rounding errors do not add up.
+    The memory is brought up to date, and the inverses are renewed, every 256 patterns.
 
     :param memory: q(M) before the write, with identity columns; batch ``()`` or ``(...)``, event ``(K, C)``.
     :param noise_scale: ``sigma``, a standard deviation.
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
         is not positive.
     """
+    (slots, size), length = memory.event_shape, codes.shape[-2]
     variance = torch.as_tensor(noise_scale, dtype=codes.dtype, device=codes.device).square()
-    if memory.event_shape[0] <= codes.shape[-2] <= block_size:
-        addresses = _addresses(memory, codes, variance, block_size)
+    if block_size < length <= _CHUNK and sweeps:
+        # the first sweep needs of q(M) only E[M M^T] = R R^T + C U and R Z^T, which the sequence knows
+        _, precision, covariance, projections = _sequence(memory, codes, variance, block_size, True)
+        factor = precision_to_scale_tril(precision + size * covariance, _NAME)
+        addresses = projections.mT @ factor @ factor.mT
+        part = evidence(addresses, codes, noise_scale, factor)
+        return _sweep(memory, add_evidence(memory, part), codes, noise_scale, sweeps - 1, (addresses, factor, part))
+    if slots <= length <= block_size:
+        addresses = _block_addresses(memory, codes, variance)
         part = evidence(addresses, codes, noise_scale)
-        return add_evidence(memory, part), addresses, part
-    written = []
+        return _sweep(memory, add_evidence(memory, part), codes, noise_scale, sweeps, (addresses, None, part))
+    after, written = memory, []
     for chunk in codes.split(max(_CHUNK // block_size, 1) * block_size, -2):
-        addresses = _addresses(memory, chunk, variance, block_size)
-        memory = block_update(memory, addresses, chunk, noise_scale)
-        written.append(addresses)
-    return memory, torch.cat(written, -2), None
+        if chunk.shape[-2] > block_size:
+            written.append(_sequence(after, chunk, variance, block_size, False)[0])
+        else:
+            written.append(_block_addresses(after, chunk, variance))
+        after = block_update(after, written[-1], chunk, noise_scale)
+    return _sweep(memory, after, codes, noise_scale, sweeps, (torch.cat(written, -2), None, None))
+
+
+def _sweep(
+    memory: MatrixNormal,
+    after: MatrixNormal,
+    codes: Tensor,
+    noise_scale: Tensor | float,
+    sweeps: int,
+    written: tuple[Tensor, Tensor | None, NaturalParameters | None],
+) -> tuple[MatrixNormal, Tensor, Tensor | None, NaturalParameters | None]:
+    for _ in range(sweeps):
+        after, addresses = coordinate_ascent_sweep(memory, after, codes, noise_scale)
+        written = (*addresses, None)
+    return after, *written
 
 
 _CHUNK = 256
+_NAME = "the address precision"
 
 
-def _addresses(memory: MatrixNormal, codes: Tensor, variance: Tensor, block_size: int) -> Tensor:
-    """The addresses (..., T, K) of codes (..., T, C) that are written in blocks, the first one into ``memory``."""
-    loc, factor = memory.loc, memory.scale_tril_row
-    if codes.shape[-2] > block_size:
-        batch = torch.broadcast_shapes(codes.shape[:-2], memory.batch_shape)
-        loc, factor, flat = (_flatten(part, batch) for part in (loc, factor, codes))
-        addresses: Tensor = _SequentialAddresses.apply(  # type: ignore[no-untyped-call]
-            loc, factor, flat, variance, block_size, torch.is_grad_enabled()
-        )
-        return addresses.reshape(*batch, *addresses.shape[-2:])
+def _block_addresses(memory: MatrixNormal, codes: Tensor, variance: Tensor) -> Tensor:
+    """The addresses (..., T, K) of codes (..., T, C) that are written as one block into ``memory``."""
+    loc = memory.loc
     precision = loc @ loc.mT + variance * torch.eye(loc.shape[-2], dtype=loc.dtype, device=loc.device)
     if codes.shape[-2] > codes.shape[-1]:
-        return codes @ solve_positive(precision, loc, _NAME).mT
-    return solve_positive(precision, (codes @ loc.mT).mT, _NAME).mT
+        return codes @ (inverse_positive(precision, _NAME) @ loc).mT
+    return codes @ loc.mT @ inverse_positive(precision, _NAME)
+
+
+def _sequence(
+    memory: MatrixNormal, codes: Tensor, variance: Tensor, block_size: int, last: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The addresses (..., T, K) of codes (..., T, C) that are written in blocks, the first one into ``memory``.
+
+    With ``last``, also ``G + I``, U and B after the last block, in units of sigma.
+    """
+    batch = torch.broadcast_shapes(codes.shape[:-2], memory.batch_shape)
+    loc, factor, flat = (_flatten(part, batch) for part in (memory.loc, memory.scale_tril_row, codes))
+    results = _Sequence.apply(  # type: ignore[no-untyped-call]
+        loc, factor, flat, variance, block_size, last, torch.is_grad_enabled()
+    )
+    addresses, precision, state = (result.reshape(*batch, *result.shape[-2:]) for result in results)
+    return addresses, precision, state[..., : loc.shape[-2]], state[..., loc.shape[-2] :]
 
 
 def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
@@ -89,13 +129,13 @@ def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
     return tensor.expand(*batch, *tensor.shape[-2:]).reshape(-1, *tensor.shape[-2:])
 
 
-class _SequentialAddresses(Function):
+class _Sequence(Function):
     """Forward in float64, since ``Z Z^T - W B`` is a small difference of large numbers, and in units of sigma."""
 
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, factor: Tensor, codes: Tensor, variance: Tensor, block_size: int, keep: bool
-    ) -> Tensor:
+        ctx: Any, loc: Tensor, factor: Tensor, codes: Tensor, variance: Tensor, size: int, last: bool, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         (batch, total, _), slots = codes.shape, loc.shape[-2]
         exact = loc.double(), factor.double(), codes.double()
         gram = exact[0] @ exact[0].mT / variance
@@ -103,42 +143,45 @@ class _SequentialAddresses(Function):
         code_gram = exact[2] @ exact[2].mT / variance
         projections = (exact[2] @ exact[0].mT / variance).mT
         state = torch.cat([covariance.expand(batch, -1, -1), projections], -1)  # [U | B], (B, K, K + T)
-        precision = (gram + torch.eye(slots, dtype=gram.dtype, device=gram.device)).expand(batch, -1, -1)
-        inverse = torch.cholesky_inverse(cholesky(precision, _NAME)) if block_size == 1 else None
+        precision = (gram + torch.eye(slots, dtype=gram.dtype, device=gram.device)).expand(batch, -1, -1).clone()
         addresses, steps = [], []
-        for start in range(0, total, block_size):
-            block = slice(slots + start, slots + min(start + block_size, total))
-            solve = cholesky(precision, _NAME) if inverse is None else inverse
-            address = _solve(solve, state[..., block], inverse is not None)  # W^T, (B, K, n)
+        for start in range(0, total, size):
+            block = slice(slots + start, slots + min(start + size, total))
+            if start == 0 or size > 1:
+                inverse = inverse_positive(precision, _NAME)
+            address = inverse @ state[..., block]  # W^T, (B, K, n)
             change = address.mT @ state  # [W U | W B]
             innovation = change[..., :slots] @ address
             innovation.diagonal(dim1=-2, dim2=-1).add_(1)
-            divide = cholesky(innovation, "the innovation covariance") if inverse is None else 1 / innovation
-            gain = _solve(divide, change[..., :slots], inverse is not None)  # N, (B, n, K)
-            change.neg_()[..., slots:].add_(code_gram[..., start : start + block_size, :])  # [-W U | D]
+            divide = inverse_positive(innovation, "the innovation covariance") if size > 1 else 1 / innovation
+            gain = divide @ change[..., :slots]  # N, (B, n, K)
+            change.neg_()[..., slots:].add_(code_gram[..., start : start + size, :])  # [-W U | D]
             residual = torch.baddbmm(change[..., block], address.mT, address, alpha=-1)  # E E^T
             state.baddbmm_(gain.mT, change)
-            if inverse is None:
-                half = gain.mT @ torch.baddbmm(address.mT, residual, gain, alpha=0.5)
-                precision = precision + half + half.mT
-            else:
-                inverse = _rank_two(inverse, address, gain.mT, residual)
             addresses.append(address.to(codes))
             if keep:
-                steps.append((block, *(part.to(codes) for part in (solve, divide, address.mT, change, gain, residual))))
-        ctx.steps, ctx.inverted = steps, inverse is not None
-        ctx.save_for_backward(loc, factor, codes, variance, gram.to(codes), code_gram.to(codes), state.to(codes))
-        return torch.cat(addresses, -1).mT
+                steps.append(
+                    (block, *(part.to(codes) for part in (inverse, divide, address.mT, change, gain, residual)))
+                )
+            if last or (size > 1 and start + size < total):
+                half = torch.baddbmm(address.mT, residual, gain, alpha=0.5)
+                precision.baddbmm_(gain.mT, half).baddbmm_(half.mT, gain)
+            if size == 1 and start + size < total:
+                inverse = _rank_two(inverse, address, gain.mT, residual)
+        state = state.to(codes)
+        ctx.steps = steps
+        ctx.save_for_backward(loc, factor, codes, variance, gram.to(codes), code_gram.to(codes), state)
+        return torch.cat(addresses, -1).mT, precision.to(codes), state
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, d_precision: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         # d_x is the gradient by x; the one by the symmetric G is kept twice
         loc, factor, codes, variance, gram, code_gram, state = ctx.saved_tensors
         state, slots = state.clone(), gradient.shape[-1]
-        d_state, d_gram = torch.zeros_like(state), torch.zeros_like(state[..., :slots])
+        d_state, d_gram = d_state.clone(), d_precision + d_precision.mT
         d_code_grams = []
-        for block, solve, divide, address, change, gain, residual in reversed(ctx.steps):
+        for block, inverse, divide, address, change, gain, residual in reversed(ctx.steps):
             patterns = slice(block.start - slots, block.stop - slots)
             state.baddbmm_(gain.mT, change, alpha=-1)  # as it was before this block
             # [U | B] and G after the block, from those before it
@@ -148,7 +191,7 @@ class _SequentialAddresses(Function):
             d_address = torch.baddbmm(gradient[..., patterns, :] + through, d_residual, address, alpha=-2)
             d_change[..., block] += d_residual
             # N = S^-1 W U, S = W U W^T + I
-            d_projected = _solve(divide, d_gain, ctx.inverted)
+            d_projected = divide @ d_gain
             d_innovation = d_projected @ gain.mT
             d_change[..., :slots] -= torch.baddbmm(d_projected, d_innovation, address, alpha=-1)
             d_address.baddbmm_(d_innovation.mT, change[..., :slots])
@@ -157,7 +200,7 @@ class _SequentialAddresses(Function):
             d_address.baddbmm_(d_change, state.mT, alpha=-1)
             d_state.baddbmm_(address.mT, d_change, alpha=-1)
             # W^T = (G + I)^-1 B
-            d_right = _solve(solve, d_address.mT, ctx.inverted)  # (B, K, n)
+            d_right = inverse @ d_address.mT  # (B, K, n)
             d_state[..., block] += d_right
             left, right = torch.cat([d_right, address.mT], -1), torch.cat([address, d_right.mT], -2)
             d_gram.baddbmm_(left, right, alpha=-1)
@@ -174,14 +217,8 @@ class _SequentialAddresses(Function):
             -d_scale / variance,
             None,
             None,
+            None,
         )
-
-
-def _solve(matrix: Tensor, right: Tensor, inverted: bool) -> Tensor:
-    return matrix @ right if inverted else torch.cholesky_solve(right, matrix)
-
-
-_NAME = "the address precision"
 
 
 def _rank_two(inverse: Tensor, address: Tensor, gain: Tensor, residual: Tensor) -> Tensor:

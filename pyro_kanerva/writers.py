@@ -20,7 +20,6 @@ from pyro_kanerva.conjugate import (
     add_evidence,
     address_posterior,
     block_update,
-    coordinate_ascent_sweep,
     evidence,
 )
 from pyro_kanerva.factorization import cholesky
@@ -78,12 +77,8 @@ class OnlineWriter(nn.Module):
 
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
-        memory, addresses, part = write_sequence(prior, codes, code_scale, self.block_size)
-        result = WriteResult(memory.expand(codes.shape[:-2]), addresses, evidence=part)
-        for _ in range(self.sweeps):
-            memory, posterior = coordinate_ascent_sweep(prior, result.memory, codes, code_scale)
-            result = WriteResult(memory, posterior.loc, posterior.scale_tril)
-        return result
+        memory, addresses, factor, part = write_sequence(prior, codes, code_scale, self.block_size, self.sweeps)
+        return WriteResult(memory.expand(codes.shape[:-2]), addresses, factor, part)
 
 
 class ReadingWriter(nn.Module):
