@@ -220,7 +220,7 @@ def evidence(
     second_moment = addresses.mT @ addresses
     if address_scale_tril is not None:
         second_moment = second_moment + addresses.shape[-2] * (address_scale_tril @ address_scale_tril.mT)
-    return NaturalParameters(second_moment / variance, addresses.mT @ codes / variance)
+    return NaturalParameters(second_moment / variance, (addresses / variance).mT @ codes)
 
 
 def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:

@@ -194,6 +194,7 @@ def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
         # the inverse of p's factor, often one for all of q's batch, and products, which are faster than solving twice
         identity = torch.eye(q.event_shape[0], dtype=q.loc.dtype, device=q.loc.device)
         inverse = torch.linalg.solve_triangular(p.scale_tril_row, identity, upper=False)
+        inverse = inverse.expand(*q.loc.shape[:-2], *identity.shape) if inverse.dim() == 2 else inverse
         trace = (inverse @ q.scale_tril_row).square().sum((-2, -1)) * q.event_shape[1]
         squared = (inverse @ (q.loc - p.loc)).square().sum((-2, -1))
     else:

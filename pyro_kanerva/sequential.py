@@ -205,20 +205,16 @@ class _Sequence(Function):
             left, right = torch.cat([d_right, address.mT], -1), torch.cat([address, d_right.mT], -2)
             d_gram.baddbmm_(left, right, alpha=-1)
         d_code_gram = torch.cat(d_code_grams[::-1], -2)
-        d_scale = (d_state * state).sum() + 0.5 * (d_gram * gram).sum() + (d_code_gram * code_gram).sum()
+        d_variance = (
+            -((d_state * state).sum() + 0.5 * (d_gram * gram).sum() + (d_code_gram * code_gram).sum()) / variance
+        )
+        d_state, d_gram, d_code_gram = d_state / variance, d_gram / variance, d_code_gram / variance
         d_covariance, d_projections = d_state[..., :slots], d_state[..., slots:]
-        d_codes = (d_code_gram + d_code_gram.mT) @ codes + d_projections.mT @ loc
+        d_codes = torch.baddbmm(d_projections.mT @ loc, d_code_gram + d_code_gram.mT, codes)
         d_loc = d_gram @ loc + d_projections @ codes
         d_factor = (d_covariance + d_covariance.mT) @ factor
-        return (
-            d_loc.sum_to_size(loc.shape) / variance,
-            d_factor.sum_to_size(factor.shape) / variance,
-            d_codes / variance,
-            -d_scale / variance,
-            None,
-            None,
-            None,
-        )
+        sums = d_loc.sum_to_size(loc.shape), d_factor.sum_to_size(factor.shape)
+        return *sums, d_codes, d_variance, None, None, None
 
 
 def _rank_two(inverse: Tensor, address: Tensor, gain: Tensor, residual: Tensor) -> Tensor:
