@@ -28,6 +28,8 @@ ARGS = {
     "query_with_pyro.py": "--training-steps 2 --slots 3 --patterns 3 --cues 1 --steps 2 --draws 2",
     "train_distributed.py": "--slots 3 --code-size 3 --width 8 --length 3 --episodes 2 --steps 2 --test-episodes 2 "
     "--out machine.pt",
+    "erase_and_merge.py": "--slots 3 --code-size 3 --width 8 --episode-length 4 --erased 2 --batch-size 2 --steps 2 "
+    "--test-episodes 2 --parts 1 2 --out picture.png",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
 }
 WRITES = {name: ["picture.png"] for name, arguments in ARGS.items() if "--out picture.png" in arguments}
