@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_kanerva.factorization import inverse_positive, precision_to_scale_tril
+from pyro_kanerva.factorization import precision_to_scale_tril
 from pyro_kanerva.matrix_normal import MatrixNormal
 
 
@@ -111,42 +111,62 @@ def _downdate(factor: Tensor, projection: Tensor, variance: Tensor) -> Tensor:
     return factor * shrink.unsqueeze(-2) - after * (projection / (total * total_after).sqrt()).unsqueeze(-2)
 
 
-def block_update(memory: MatrixNormal, addresses: Tensor, codes: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
-    r"""Bayes' rule for ``n`` patterns with known addresses ``W`` at once.
+def block_update(
+    memory: MatrixNormal,
+    addresses: Tensor,
+    codes: Tensor,
+    noise_scale: Tensor | float,
+    address_scale_tril: Tensor | None = None,
+) -> MatrixNormal:
+    r"""Bayes' rule for ``n`` patterns with addresses ``W`` at once.
 
     ::
 
         S = W U W^T + sigma^2 I_n,   G = U W^T S^-1,   R <- R + G (Z - W R),   U <- U - G W U
 
-    computed in factor form: ``U = L L^T``, ``A = L^T W^T`` and ``L <- L T`` with
-    ``T T^T = (I + A A^T / sigma^2)^-1``; for one pattern ``T`` is known in closed form. From ``n = K`` on it is
-    :func:`add_evidence`.
+    computed in factor form: ``U = L L^T``, ``P = sum_t E[w_t w_t^T] / sigma^2`` and ``L <- L T`` with
+    ``T T^T = (I + L^T P L)^-1``, of which T is worked out in float64, and for one known address in closed form. From
+    ``n = 4 K`` on, it is :func:`add_evidence`.
 
     :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
-    :param addresses: ``W``, shape ``(..., n, K)``.
+    :param addresses: ``W``, the addresses or their means, shape ``(..., n, K)``.
     :param codes: ``Z``, shape ``(..., n, C)``.
     :param noise_scale: ``sigma``, a standard deviation.
+    :param address_scale_tril: Cholesky factor of the covariance shared by the addresses,
+        shape ``(..., K, K)``; ``None`` where the addresses are points.
     :return: q(M) after the write.
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
         is not positive.
     """
     variance = _variance(noise_scale, codes)
     factor, loc = _factor(memory), memory.loc
-    projection = factor.mT @ addresses.mT  # A, (..., K, n)
-    slots, number = projection.shape[-2:]
-    if number >= slots:  # nothing of size n x n then; below that, S is the better conditioned
-        return add_evidence(memory, evidence(addresses, codes, noise_scale))
-    if number == 1:
+    (number, slots), spread = addresses.shape[-2:], address_scale_tril
+    if number >= 4 * slots:
+        return add_evidence(memory, evidence(addresses, codes, noise_scale, spread))
+    residual = codes - addresses @ loc  # (..., n, C)
+    if number == 1 and spread is None:
+        projection = factor.mT @ addresses.mT  # (..., K, 1)
         direction = projection.squeeze(-1)
-        gain = factor @ projection / (direction.square().sum(-1) + variance)[..., None, None]  # G, (..., K, n)
-        factor = _downdate(factor, direction, variance)
-    else:
-        identity = torch.eye(slots, dtype=codes.dtype, device=codes.device)
-        innovation = projection.mT @ projection + variance * identity[:number, :number]
-        gain = factor @ projection @ inverse_positive(innovation, "the innovation covariance")
-        gained = identity + projection @ projection.mT / variance
-        factor = factor @ precision_to_scale_tril(gained, "the precision gained by the block")
-    return MatrixNormal(loc + gain @ (codes - addresses @ loc), factor, validate_args=False)
+        gain = factor @ projection / (direction.square().sum(-1) + variance)[..., None, None]  # G
+        return MatrixNormal(loc + gain @ residual, _downdate(factor, direction, variance), validate_args=False)
+    precision = _precision(addresses.double(), variance.double(), None if spread is None else spread.double())
+    exact = factor.double()
+    identity = torch.eye(slots, dtype=exact.dtype, device=exact.device)
+    change = precision_to_scale_tril(identity + exact.mT @ precision @ exact, "the precision gained by the block")
+    factor = factor @ change.to(factor)
+    gain = factor @ (addresses @ factor).mT / variance  # U W^T / sigma^2, with U after the write
+    mean = loc + gain @ residual
+    if spread is not None:  # Cov[w_t] draws towards zero
+        mean = mean - number * (factor @ (spread.mT @ factor).mT) @ (spread.mT @ loc) / variance
+    return MatrixNormal(mean, factor, validate_args=False)
+
+
+def _precision(addresses: Tensor, variance: Tensor, spread: Tensor | None) -> Tensor:
+    """``sum_t E[w_t w_t^T] / sigma^2``, (..., K, K)."""
+    second_moment = addresses.mT @ addresses
+    if spread is not None:
+        second_moment = second_moment + addresses.shape[-2] * (spread @ spread.mT)
+    return second_moment / variance
 
 
 def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
@@ -217,10 +237,8 @@ def evidence(
     :raises ValueError: if ``noise_scale`` is not positive.
     """
     variance = _variance(noise_scale, codes)
-    second_moment = addresses.mT @ addresses
-    if address_scale_tril is not None:
-        second_moment = second_moment + addresses.shape[-2] * (address_scale_tril @ address_scale_tril.mT)
-    return NaturalParameters(second_moment / variance, (addresses / variance).mT @ codes)
+    precision = _precision(addresses, variance, address_scale_tril)
+    return NaturalParameters(precision, (addresses / variance).mT @ codes)
 
 
 def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
@@ -236,8 +254,8 @@ def add_evidence(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNorma
     """
     if not parts:
         raise ValueError("add_evidence(): no parts were given; expected at least one NaturalParameters.")
-    precision = torch.stack([part.precision for part in parts]).sum(0)
-    information = torch.stack([part.precision_loc for part in parts]).sum(0)
+    precision = sum((part.precision for part in parts[1:]), start=parts[0].precision)
+    information = sum((part.precision_loc for part in parts[1:]), start=parts[0].precision_loc)
     factor = _factor(memory)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
@@ -304,4 +322,4 @@ def coordinate_ascent_sweep(
         prior_precision=prior_precision,
         row_covariance=memory.row_covariance,
     )
-    return add_evidence(prior, evidence(addresses.loc, codes, noise_scale, addresses.scale_tril)), addresses
+    return block_update(prior, addresses.loc, codes, noise_scale, addresses.scale_tril), addresses

@@ -47,7 +47,7 @@ def write_sequence(
     """Write ``codes`` (..., T, C) in blocks of ``block_size``, then ``sweeps`` times all of them by coordinate ascent.
 
     Returns q(M); the means of the addresses (..., T, K); the Cholesky factor of their covariance (..., K, K), if there
-    were sweeps; and the evidence of the addresses, where it is at hand.
+    were sweeps; and, for a single long block, the evidence of the addresses, which is at hand.
 
     The memory is brought up to date, and the inverses are renewed, every 256 patterns.
 
@@ -63,9 +63,9 @@ def write_sequence(
         _, precision, covariance, projections = _sequence(memory, codes, variance, block_size, True)
         factor = precision_to_scale_tril(precision + size * covariance, _NAME)
         addresses = projections.mT @ factor @ factor.mT
-        part = evidence(addresses, codes, noise_scale, factor)
-        return _sweep(memory, add_evidence(memory, part), codes, noise_scale, sweeps - 1, (addresses, factor, part))
-    if slots <= length <= block_size:
+        after = block_update(memory, addresses, codes, noise_scale, factor)
+        return _sweep(memory, after, codes, noise_scale, sweeps - 1, (addresses, factor, None))
+    if 4 * slots <= length <= block_size:
         addresses = _block_addresses(memory, codes, variance)
         part = evidence(addresses, codes, noise_scale)
         return _sweep(memory, add_evidence(memory, part), codes, noise_scale, sweeps, (addresses, None, part))
