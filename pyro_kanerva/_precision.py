@@ -18,12 +18,16 @@ _suspended: ContextVar[tuple[str, torch.dtype] | None] = ContextVar("suspended a
 
 
 def full_precision(method: Callable[P, R]) -> Callable[P, R]:
-    """A method of a machine, or of what has one, without autocast, which :func:`run_network` turns on again."""
+    """``method`` without autocast, which :func:`run_network` turns on again.
+
+    Its first argument is a machine, what has one, or a distribution with a ``loc``.
+    """
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         owner: Any = args[0]
-        device = getattr(owner, "machine", owner).log_code_scale.device.type
+        owner = getattr(owner, "machine", owner)
+        device = (owner.loc if hasattr(owner, "loc") else owner.log_code_scale).device.type
         if not torch.is_autocast_enabled(device):
             return method(*args, **kwargs)
         token = _suspended.set((device, torch.get_autocast_dtype(device)))

@@ -13,6 +13,8 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.nn.functional import logsigmoid, softplus
 
+from pyro_kanerva._precision import full_precision
+
 
 class SharedCovarianceNormal(dist.MultivariateNormal):
     """T Gaussians with one covariance: a ``MultivariateNormal`` that never copies its factor T times.
@@ -30,12 +32,14 @@ class SharedCovarianceNormal(dist.MultivariateNormal):
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
         return SharedCovarianceNormal(loc, self.shared_scale_tril, validate_args=False)
 
+    @full_precision
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Reparameterized samples, shape ``sample_shape + (..., T, K)``."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + noise @ self.shared_scale_tril.mT
 
+    @full_precision
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, shape of the batch."""
         if self._validate_args:
@@ -47,6 +51,7 @@ class SharedCovarianceNormal(dist.MultivariateNormal):
 
 
 @register_kl(SharedCovarianceNormal, torch.distributions.MultivariateNormal)  # type: ignore[untyped-decorator]
+@full_precision
 def kl_shared_covariance(q: SharedCovarianceNormal, p: torch.distributions.MultivariateNormal) -> Tensor:
     """KL(q || p) in nats, (..., T), for a p that is one Gaussian (K,)."""
     if p.batch_shape:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva import baselines
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.bound import Bound
 from pyro_kanerva.channels import Channel, Flip
 from pyro_kanerva.datasets.episodes import Episodes, derive_seed
@@ -346,6 +347,7 @@ def evaluate_recognition(
 
 
 @torch.no_grad()
+@full_precision
 def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
     r"""How much more likely the codes of ``patterns`` (B, Q) + E are in this memory than in an empty one.
 

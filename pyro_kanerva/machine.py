@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -97,7 +97,7 @@ class KanervaMachine(nn.Module):
         self.code_posterior = code_posterior
         _checks.warn_of_equal_slots(self)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compiled: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._name_in_param_store()
 
     def _name_in_param_store(self) -> None:
@@ -184,10 +184,13 @@ class KanervaMachine(nn.Module):
         if not set(parts) <= set(names):
             raise ValueError(f"compile(): parts are {parts}; expected some of {names}.")
         for name in parts or names:
-            self._compiled[name] = torch.compile(getattr(self, name), **options)
+            part = getattr(self, name)
+            self._compiled[name] = part, torch.compile(part, **options)
 
     def _part(self, name: str) -> Callable[..., Any]:
-        return self._compiled.get(name, getattr(self, name))
+        part = getattr(self, name)
+        before, compiled = self._compiled.get(name, (part, part))
+        return compiled if before is part else part
 
     def release(self) -> None:
         """Remove this machine's parameters from Pyro's global parameter store, which keeps them alive."""
@@ -350,15 +353,20 @@ class KanervaMachine(nn.Module):
             if memory.machine is not self:
                 raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
             return memory.write(patterns, **stream)
-        first: object = patterns
+        held: list[object] = [patterns]
         if not isinstance(patterns, Tensor):
             chunks = iter(patterns)
-            first = next(chunks, None)
-            patterns = itertools.chain([] if first is None else [first], chunks)
-        if not isinstance(first, Tensor):
-            raise ValueError(f"write(): the stream begins with a {type(first).__name__}; expected a tensor.")
-        first = self.check_patterns(first, "write()")
-        return self._prior_memory(first.shape[0], tuple(first.shape[2:])).write(patterns, **stream)
+            held = [next(chunks, None)]
+
+            def stream_of_chunks() -> Iterator[Any]:
+                yield held.pop()  # which is not kept
+                yield from chunks
+
+            patterns = stream_of_chunks()
+        if not isinstance(held[0], Tensor):
+            raise ValueError(f"write(): the stream begins with a {type(held[0]).__name__}; expected a tensor.")
+        shape = self.check_patterns(held[0], "write()").shape
+        return self._prior_memory(shape[0], tuple(shape[2:])).write(patterns, **stream)
 
     def prior_memory(self, num_episodes: int = 1) -> Memory:
         """B memories in which nothing is stored, q(M) = p(M) or the Gaussian that stands for it.

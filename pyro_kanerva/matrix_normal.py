@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
+from pyro_kanerva._precision import full_precision
+
 
 def _log_diagonal(factor: Tensor) -> Tensor:
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -116,6 +118,7 @@ class MatrixNormal(TorchDistribution):
         return self.loc
 
     @property
+    @full_precision
     def row_covariance(self) -> Tensor:
         """Row covariance ``U = scale_tril_row @ scale_tril_row.T``, shape ``(..., K, K)``."""
         return self.scale_tril_row @ self.scale_tril_row.mT
@@ -143,6 +146,7 @@ class MatrixNormal(TorchDistribution):
             variance = variance * self.scale_tril_column.square().sum(-1).unsqueeze(-2)
         return variance.expand(self.batch_shape + self.event_shape)
 
+    @full_precision
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Reparameterized samples, shape ``sample_shape + (..., K, C)``."""
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -165,6 +169,7 @@ class MatrixNormal(TorchDistribution):
             white = torch.linalg.solve_triangular(self.scale_tril_column, white.mT, upper=False).mT
         return white
 
+    @full_precision
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, shape of the batch."""
         if self._validate_args:
@@ -180,6 +185,7 @@ class MatrixNormal(TorchDistribution):
 
 
 @register_kl(MatrixNormal, MatrixNormal)  # type: ignore[untyped-decorator]
+@full_precision
 def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
     r"""KL(q || p) in nats, shape of the joint batch.
 

@@ -103,6 +103,7 @@ class Memory:
         codes = self.machine.encode(patterns)
         return codes, self.machine.write_patterns(patterns, codes, self.posterior, continued=bool(self.records))
 
+    @full_precision
     def evidence_of(self, codes: Tensor, result: WriteResult) -> NaturalParameters:
         """What a write adds to the natural parameters, as the writer says or from the addresses."""
         if result.evidence is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.channels import Channel, has_unknown_level
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory import Memory
@@ -46,6 +47,7 @@ class Cue(dist.TorchDistribution):
         return self.channel.log_evidence(value, self.prediction)
 
 
+@full_precision
 def retrieval_model(
     memory: Memory,
     channel: Channel,

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva.conjugate import NaturalParameters
-from pyro_kanerva.records import StreamRecord
+from pyro_kanerva.records import Record, StreamRecord
 
 if TYPE_CHECKING:
     from pyro_kanerva.memory import Memory
@@ -82,11 +82,19 @@ def _resume(memory: Memory, path: str | os.PathLike[str] | None) -> Memory:
     if path is None:
         raise ValueError("write(): resume=True without a path; pass the file that holds the memory.")
     found = type(memory).load(path, memory.machine)
-    *before, last = found.records or [None]
+    before, last = found.records[:-1], found.records[-1] if found.records else None
     shapes = [(other.event_shape, other.posterior.batch_shape) for other in (found, memory)]
-    if not isinstance(last, StreamRecord) or len(before) != len(memory.records) or shapes[0] != shapes[1]:
+    same = len(before) == len(memory.records) and all(map(_equal, before, memory.records))
+    if not isinstance(last, StreamRecord) or not same or shapes[0] != shapes[1]:
         raise ValueError(
             f"write(): {path} does not hold this memory with part of a stream written; resume from the file and with "
             "the memory of the first call, or take another file."
         )
     return found
+
+
+def _equal(one: Record, other: Record) -> bool:
+    return type(one) is type(other) and all(
+        torch.equal(left, right) if isinstance(left, Tensor) and isinstance(right, Tensor) else left == right
+        for left, right in zip(one, other, strict=True)
+    )

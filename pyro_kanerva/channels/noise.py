@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
@@ -102,9 +103,11 @@ class Flip(Mixture):
 
         :raises ValueError: if the patterns are not binary.
         """
-        if bool(((patterns != 0) & (patterns != 1)).any()):
+        if is_validation_enabled() and bool(((patterns != 0) & (patterns != 1)).any()):
             raise ValueError(f"{self!r}: patterns have entries other than 0 and 1. Binarize them before.")
-        return torch.where(_uniform(patterns, generator) < self._flips(patterns)[1].exp(), 1 - patterns, patterns)
+        f = self.flip_probability
+        f = f.to(patterns) if isinstance(f, Tensor) else f
+        return torch.where(_uniform(patterns, generator) < f, 1 - patterns, patterns)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Bernoulli:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Bernoulli``."""
