@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import uuid
+from collections import Counter
+from typing import ClassVar
 
 import pyro
 import pytest
@@ -32,13 +35,19 @@ def _nothing_compiled():
 
 
 class Graphs:
-    """A backend that runs what it is given, and counts."""
+    """A backend that runs what it is given, and counts, also what its copies are given."""
+
+    counts: ClassVar = Counter()
 
     def __init__(self):
-        self.number = 0
+        self.key = uuid.uuid4()
+
+    @property
+    def number(self):
+        return self.counts[self.key]
 
     def __call__(self, graph, inputs):
-        self.number += 1
+        self.counts[self.key] += 1
         return graph.forward
 
 
