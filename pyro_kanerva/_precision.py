@@ -40,6 +40,17 @@ def full_precision(method: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def full_precision_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of an autograd function without autocast, where that is on around it."""
+
+    @functools.wraps(backward)
+    def call(ctx: Any, gradient: Tensor, *gradients: Tensor) -> Any:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return backward(ctx, gradient, *gradients)
+
+    return call
+
+
 def run_network(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """The output of a network, under the autocast that :func:`full_precision` suspended, in the dtype of its inputs."""
     suspended = _suspended.get()

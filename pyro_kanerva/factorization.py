@@ -9,6 +9,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.autograd import Function
 
+from pyro_kanerva._precision import full_precision_backward
+
 
 def cholesky(matrix: Tensor, name: str) -> Tensor:
     """Lower Cholesky factor of ``matrix`` (..., N, N).
@@ -40,6 +42,7 @@ class _InverseFactor(Function):
         return factor
 
     @staticmethod
+    @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # dF = -F phi(F^T dA F), where phi takes the lower triangle and half of the diagonal
         (factor,) = ctx.saved_tensors
@@ -72,6 +75,7 @@ class _InversePositive(Function):
         return inverse
 
     @staticmethod
+    @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (inverse,) = ctx.saved_tensors
         return -0.5 * (inverse @ (gradient + gradient.mT) @ inverse), None

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pyro_kanerva._precision import full_precision_backward
 from pyro_kanerva.conjugate import (
     NaturalParameters,
     add_evidence,
@@ -174,6 +175,7 @@ class _Sequence(Function):
         return torch.cat(addresses, -1).mT, precision.to(codes), state
 
     @staticmethod
+    @full_precision_backward
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, d_precision: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         # d_x is the gradient by x; the one by the symmetric G is kept twice
