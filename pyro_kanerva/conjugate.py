@@ -42,7 +42,11 @@ class NaturalParameters(NamedTuple):
     precision_loc: Tensor
 
 
-def _variance(noise_scale: Tensor | float, like: Tensor) -> Tensor:
+def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
+    """``sigma^2``, a tensor like another.
+
+    :raises ValueError: if ``noise_scale`` is a number that is not positive.
+    """
     if not isinstance(noise_scale, Tensor) and not noise_scale > 0:
         raise ValueError(f"noise_scale is {noise_scale}; expected a positive standard deviation.")
     return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()
@@ -83,7 +87,7 @@ def address_posterior(
     :param row_covariance: ``U``, a covariance, shape ``(..., K, K)``.
     :raises ValueError: if the precision ``A`` cannot be factorized.
     """
-    variance = _variance(noise_scale, codes)
+    variance = variance_of(noise_scale, codes)
     second_moment = memory_loc @ memory_loc.mT
     if row_covariance is not None:
         second_moment = second_moment + codes.shape[-1] * row_covariance
@@ -138,7 +142,7 @@ def block_update(
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
         is not positive.
     """
-    variance = _variance(noise_scale, codes)
+    variance = variance_of(noise_scale, codes)
     factor, loc = _factor(memory), memory.loc
     (number, slots), spread = addresses.shape[-2:], address_scale_tril
     if number >= 4 * slots:
@@ -198,7 +202,7 @@ def update_kl(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: 
     :param noise_scale: ``sigma``, a standard deviation.
     :raises ValueError: if the memory has a column factor, or ``noise_scale`` is not positive.
     """
-    variance = _variance(noise_scale, code)
+    variance = variance_of(noise_scale, code)
     explained = (_factor(memory).mT @ address.unsqueeze(-1)).square().sum((-2, -1))  # w^T U w
     squared = (code.unsqueeze(-2) - address.unsqueeze(-2) @ memory.loc).square().sum((-2, -1))
     fraction = explained / (explained + variance)
@@ -236,7 +240,7 @@ def evidence(
     :param noise_scale: ``sigma``, a standard deviation.
     :raises ValueError: if ``noise_scale`` is not positive.
     """
-    variance = _variance(noise_scale, codes)
+    variance = variance_of(noise_scale, codes)
     precision = _precision(addresses, variance, address_scale_tril)
     return NaturalParameters(precision, (addresses / variance).mT @ codes)
 

@@ -37,6 +37,7 @@ from pyro_kanerva.conjugate import (
     block_update,
     coordinate_ascent_sweep,
     evidence,
+    variance_of,
 )
 from pyro_kanerva.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.matrix_normal import MatrixNormal
@@ -58,7 +59,7 @@ def write_sequence(
         is not positive.
     """
     (slots, size), length = memory.event_shape, codes.shape[-2]
-    variance = torch.as_tensor(noise_scale, dtype=codes.dtype, device=codes.device).square()
+    variance = variance_of(noise_scale, codes)
     if block_size < length <= _CHUNK and sweeps:
         # the first sweep needs of q(M) only E[M M^T] = R R^T + C U and R Z^T, which the sequence knows
         _, precision, covariance, projections = _sequence(memory, codes, variance, block_size, True)
@@ -115,7 +116,8 @@ def _sequence(
     With ``last``, also ``G + I``, U and B after the last block, in units of sigma.
     """
     batch = torch.broadcast_shapes(codes.shape[:-2], memory.batch_shape)
-    loc, factor, flat = (_flatten(part, batch) for part in (memory.loc, memory.scale_tril_row, codes))
+    loc, factor = (_flatten(part, batch) for part in (memory.loc, memory.scale_tril_row))
+    flat = codes.expand(*batch, *codes.shape[-2:]).reshape(-1, *codes.shape[-2:])
     results = _Sequence.apply(  # type: ignore[no-untyped-call]
         loc, factor, flat, variance, block_size, last, torch.is_grad_enabled()
     )
@@ -131,7 +133,7 @@ def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
 
 
 class _Sequence(Function):
-    """Forward in float64, since ``Z Z^T - W B`` is a small difference of large numbers, and in units of sigma."""
+    """In float64, since ``Z Z^T - W B`` is a small difference of large numbers, and in units of sigma."""
 
     @staticmethod
     def forward(
@@ -159,29 +161,29 @@ class _Sequence(Function):
             change.neg_()[..., slots:].add_(code_gram[..., start : start + size, :])  # [-W U | D]
             residual = torch.baddbmm(change[..., block], address.mT, address, alpha=-1)  # E E^T
             state.baddbmm_(gain.mT, change)
-            addresses.append(address.to(codes))
+            addresses.append(address)
             if keep:
-                steps.append(
-                    (block, *(part.to(codes) for part in (inverse, divide, address.mT, change, gain, residual)))
-                )
+                steps.append((block, inverse, divide, address.mT, change, gain, residual))
             if last or (size > 1 and start + size < total):
                 half = torch.baddbmm(address.mT, residual, gain, alpha=0.5)
                 precision.baddbmm_(gain.mT, half).baddbmm_(half.mT, gain)
             if size == 1 and start + size < total:
                 inverse = _rank_two(inverse, address, gain.mT, residual)
-        state = state.to(codes)
-        ctx.steps = steps
-        ctx.save_for_backward(loc, factor, codes, variance, gram.to(codes), code_gram.to(codes), state)
-        return torch.cat(addresses, -1).mT, precision.to(codes), state
+        ctx.steps, ctx.exact = steps, (gram, code_gram, state)
+        ctx.save_for_backward(loc, factor, codes, variance)
+        return torch.cat(addresses, -1).mT.to(codes), precision.to(codes), state.to(codes)
 
     @staticmethod
     @full_precision_backward
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, d_precision: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         # d_x is the gradient by x; the one by the symmetric G is kept twice
-        loc, factor, codes, variance, gram, code_gram, state = ctx.saved_tensors
-        state, slots = state.clone(), gradient.shape[-1]
-        d_state, d_gram = d_state.clone(), d_precision + d_precision.mT
+        loc, factor, codes, variance = ctx.saved_tensors
+        gram, code_gram, last = ctx.exact
+        state, slots = last.clone(), gradient.shape[-1]
+        gradient, d_state, d_gram = (
+            part.double() for part in (gradient, d_state.clone(), d_precision + d_precision.mT)
+        )
         d_code_grams = []
         for block, inverse, divide, address, change, gain, residual in reversed(ctx.steps):
             patterns = slice(block.start - slots, block.stop - slots)
@@ -212,11 +214,12 @@ class _Sequence(Function):
         )
         d_state, d_gram, d_code_gram = d_state / variance, d_gram / variance, d_code_gram / variance
         d_covariance, d_projections = d_state[..., :slots], d_state[..., slots:]
-        d_codes = torch.baddbmm(d_projections.mT @ loc, d_code_gram + d_code_gram.mT, codes)
-        d_loc = d_gram @ loc + d_projections @ codes
-        d_factor = (d_covariance + d_covariance.mT) @ factor
-        sums = d_loc.sum_to_size(loc.shape), d_factor.sum_to_size(factor.shape)
-        return *sums, d_codes, d_variance, None, None, None
+        exact = loc.double(), factor.double(), codes.double()
+        d_loc = d_gram @ exact[0] + d_projections @ exact[2]
+        d_factor = (d_covariance + d_covariance.mT) @ exact[1]
+        d_codes = (d_code_gram + d_code_gram.mT) @ exact[2] + d_projections.mT @ exact[0]
+        sums = d_loc.sum_to_size(loc.shape).to(loc), d_factor.sum_to_size(factor.shape).to(factor)
+        return *sums, d_codes.to(codes), d_variance.to(variance), None, None, None
 
 
 def _rank_two(inverse: Tensor, address: Tensor, gain: Tensor, residual: Tensor) -> Tensor:

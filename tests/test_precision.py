@@ -20,6 +20,7 @@ from pyro_kanerva import (
     GaussianNoise,
     KanervaMachine,
     LowRankMemory,
+    MatrixNormal,
     Memory,
     MLPDecoder,
     MLPEncoder,
@@ -34,6 +35,7 @@ from pyro_kanerva import (
 )
 from pyro_kanerva._precision import _suspended
 from pyro_kanerva.diagnostics import importance_weights
+from pyro_kanerva.factorization import inverse_positive, precision_to_scale_tril
 
 K, C = 6, 8
 
@@ -238,6 +240,35 @@ def test_gradients_of_the_bound():
     for one, other in zip(*results, strict=True):
         assert one.dtype == torch.float32
         assert torch.equal(one, other)
+
+
+def assert_same_bits_backward(function, *inputs):
+    """Of a gradient with respect to ``inputs``, with the backward pass within autocast and without it."""
+    results = []
+    for enabled in (False, True):
+        leaves = [value.clone().requires_grad_() for value in inputs]
+        total = function(*leaves).square().sum()
+        with in_bfloat16(enabled):
+            results.append(torch.autograd.grad(total, leaves))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("factorize", [precision_to_scale_tril, inverse_positive])
+def test_backward_of_factorizations_within_autocast(factorize):
+    root = torch.randn(3, K, 2 * K)
+    assert_same_bits_backward(lambda matrix: factorize(matrix, "some matrix"), root @ root.mT)
+
+
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_backward_of_a_sequence_within_autocast(block_size):
+    """Of the addresses, which are all there is of a write before the memory is brought up to date."""
+    prior = GaussianMemory(K, C, 1.0)().loc.detach(), torch.eye(K)
+
+    def addresses(loc, factor, codes, sigma):
+        return OnlineWriter(block_size)(codes, MatrixNormal(loc, factor, validate_args=False), sigma).addresses
+
+    assert_same_bits_backward(addresses, *prior, PATTERNS, torch.tensor(0.5))
 
 
 def test_float64_stays_float64():
