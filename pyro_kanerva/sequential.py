@@ -171,7 +171,8 @@ class _Sequence(Function):
                 inverse = _rank_two(inverse, address, gain.mT, residual)
         ctx.steps, ctx.exact = steps, (gram, code_gram, state)
         ctx.save_for_backward(loc, factor, codes, variance)
-        return torch.cat(addresses, -1).mT.to(codes), precision.to(codes), state.to(codes)
+        # a copy, also in float64: an output kept here would be a circle of references
+        return torch.cat(addresses, -1).mT.to(codes), precision.to(codes), state.to(codes.dtype, copy=True)
 
     @staticmethod
     @full_precision_backward
