@@ -30,7 +30,9 @@ class SharedCovarianceNormal(dist.MultivariateNormal):
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> SharedCovarianceNormal:
         """The same distribution with more dimensions on the left."""
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return SharedCovarianceNormal(loc, self.shared_scale_tril, validate_args=False)
+        new = SharedCovarianceNormal(loc, self.shared_scale_tril, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     @full_precision
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:

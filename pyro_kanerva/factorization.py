@@ -20,7 +20,7 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
     """
     if not is_validation_enabled():
         factor, info = torch.linalg.cholesky_ex(matrix)
-        return torch.where((info == 0)[..., None, None], factor, torch.nan)
+        return factor * torch.where(info == 0, 1.0, torch.nan)[..., None, None]  # the gradient is NaN as well
     try:
         return torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError as error:

@@ -1,6 +1,8 @@
 """Writing in blocks without the codes, against the plain rule: solve, then Bayes' rule for covariances, in float64."""
 
+import gc
 import math
+import weakref
 from typing import NamedTuple
 
 import pyro
@@ -227,6 +229,25 @@ def test_going_back_twice(block_size):
     second = torch.autograd.grad(total, leaves)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_what_is_kept_is_let_go(dtype, backward, sweeps):
+    """With the results, and not only when the garbage collector comes: no circle of references."""
+    loc, factor, codes, sigma = (leaf.detach().to(dtype).requires_grad_() for leaf in problem(4, 5, 9, (), (2,)))
+    reference = weakref.ref(codes)
+    gc.collect()
+    gc.disable()
+    try:
+        written = fast(loc, factor, codes, sigma, 2, sweeps)
+        if backward:
+            torch.autograd.grad(written.addresses.sum(), loc)
+        del written, codes
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("block_size", [1, 3])
