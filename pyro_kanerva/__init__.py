@@ -1,6 +1,5 @@
 """Generative memory with attractor dynamics: the Dynamic Kanerva Machine in Pyro."""
 
-from pyro_kanerva.bound import Bound
 from pyro_kanerva.channels import (
     Channel,
     Flip,
@@ -12,17 +11,17 @@ from pyro_kanerva.channels import (
     Where,
 )
 from pyro_kanerva.datasets import Episodes, Images, binarize, glyphs, load_images
-from pyro_kanerva.energies import PointEnergy, VariationalEnergy
-from pyro_kanerva.kanerva_2018 import GaussianCode, kanerva_2018
+from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
     DiscretizedLogisticLikelihood,
     NormalLikelihood,
 )
-from pyro_kanerva.machine import KanervaMachine
-from pyro_kanerva.matrix_normal import MatrixNormal
-from pyro_kanerva.memory import Memory
+from pyro_kanerva.machine import GaussianCode, KanervaMachine, kanerva_2018
+from pyro_kanerva.memory import Draws, Memory, StreamRecord, WriteRecord, retrieval_model
+from pyro_kanerva.memory import distributed as distributed
+from pyro_kanerva.model import Bound
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pyro_kanerva.priors import (
     CategoricalAddress,
@@ -39,10 +38,7 @@ from pyro_kanerva.priors import (
     Surrogate,
 )
 from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, ScalarReader, SlotReader
-from pyro_kanerva.records import StreamRecord, WriteRecord
-from pyro_kanerva.retrieval import Retrieval
-from pyro_kanerva.retrieval_model import retrieval_model
-from pyro_kanerva.sampling import Draws
+from pyro_kanerva.retrieval import PointEnergy, Retrieval, VariationalEnergy
 from pyro_kanerva.training import FitResult, fit
 from pyro_kanerva.writers import (
     AmortizedWriter,
@@ -50,7 +46,6 @@ from pyro_kanerva.writers import (
     OnlineWriter,
     PseudoInverseWriter,
     ReadingWriter,
-    RefinedWriter,
     SlotWriter,
     WriteResult,
 )
@@ -96,7 +91,6 @@ __all__ = [
     "PointEnergy",
     "PseudoInverseWriter",
     "ReadingWriter",
-    "RefinedWriter",
     "Replace",
     "Retrieval",
     "SaltAndPepper",

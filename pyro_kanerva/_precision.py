@@ -1,11 +1,10 @@
-"""Autocast is for networks: the algebra keeps the precision of the machine."""
+"""The border of the memory algebra: autocast is for networks and is off here."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -14,45 +13,23 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_suspended: ContextVar[tuple[str, torch.dtype] | None] = ContextVar("suspended autocast", default=None)
+
+def autocast_off(like: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast on the device of ``like``: matrix products keep the dtype of their arguments."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def full_precision(method: Callable[P, R]) -> Callable[P, R]:
-    """``method`` without autocast, which :func:`run_network` turns on again.
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` under :func:`autocast_off`, like its first argument that is a tensor or has a ``loc``."""
 
-    Its first argument is a machine, what has one, or a distribution with a ``loc``.
-    """
-
-    @functools.wraps(method)
+    @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        owner: Any = args[0]
-        owner = getattr(owner, "machine", owner)
-        device = (owner.loc if hasattr(owner, "loc") else owner.log_code_scale).device.type
-        if not torch.is_autocast_enabled(device):
-            return method(*args, **kwargs)
-        token = _suspended.set((device, torch.get_autocast_dtype(device)))
-        try:
-            with torch.autocast(device, enabled=False):
-                return method(*args, **kwargs)
-        finally:
-            _suspended.reset(token)
+        for argument in args:
+            like = argument if isinstance(argument, Tensor) else getattr(argument, "loc", None)
+            if isinstance(like, Tensor):
+                with autocast_off(like):
+                    return function(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return call
-
-
-def full_precision_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward of an autograd function without autocast, where that is on around it."""
-
-    @functools.wraps(backward)
-    def call(ctx: Any, gradient: Tensor, *gradients: Tensor) -> Any:
-        with torch.autocast(gradient.device.type, enabled=False):
-            return backward(ctx, gradient, *gradients)
-
-    return call
-
-
-def run_network(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """The output of a network, under the autocast that :func:`full_precision` suspended, in the dtype of its inputs."""
-    suspended = _suspended.get()
-    with nullcontext() if suspended is None else torch.autocast(suspended[0], dtype=suspended[1]):
-        return network(inputs).to(inputs.dtype)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+
+from pyro_kanerva._checks import check_at_least
+
+
+def event_shape_of_encoder(encoder: Callable[[Tensor], Tensor]) -> tuple[int, ...] | None:
+    """The shape of a pattern as the encoder states it in its attribute ``event_shape``, or None if it has none.
+
+    Patterns for an encoder without that attribute need all their dimensions.
+    """
+    shape = getattr(encoder, "event_shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: int | None = None) -> tuple[int, ...]:
@@ -13,8 +24,7 @@ def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: in
     if min(shape, default=1) < 1 or (rank is not None and len(shape) != rank):
         wanted = "(channels, height, width)" if rank == 3 else "positive sizes"
         raise ValueError(f"{name}: event_shape is {shape}; expected {wanted}.")
-    if code_size < 1:
-        raise ValueError(f"{name}: code_size is {code_size}; expected a positive integer.")
+    check_at_least(name, 1, code_size=code_size)
     return shape
 
 

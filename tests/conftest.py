@@ -1,31 +1,20 @@
-"""Shared fixtures. Data that is not part of the project is looked for in PYRO_KANERVA_DATA or ../shared."""
+"""Shared fixtures; see helpers.py for shared functions."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyro
 import pytest
 import torch
+from helpers import data_file, small_machine
 from hypothesis import settings
 from torch import Tensor
 
-from pyro_kanerva import GaussianMemory, KanervaMachine, MatrixNormal, MLPDecoder, MLPEncoder
+from pyro_kanerva import KanervaMachine
 
 torch.set_num_threads(1)  # the matrices here are small: threads would only wait for each other
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("project")
-
-DATA = Path(os.environ.get("PYRO_KANERVA_DATA", Path(__file__).parents[1] / ".." / "shared"))
-
-
-def data_file(name: str) -> Path:
-    """A file of the data folder, or a skip with the reason."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{name} is not in {DATA.resolve()}; set PYRO_KANERVA_DATA to the folder that holds it")
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +34,10 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def random_factor(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A random lower Cholesky factor (*shape, shape[-1])."""
-    size = shape[-1]
-    noise = torch.randn(*shape, 2 * size, dtype=dtype)
-    return torch.linalg.cholesky(noise @ noise.mT / (2 * size))
-
-
-def random_memory(*batch: int, slots: int, size: int, dtype: torch.dtype = torch.float64) -> MatrixNormal:
-    return MatrixNormal(torch.randn(*batch, slots, size, dtype=dtype), random_factor(*batch, slots, dtype=dtype))
-
-
 @pytest.fixture
 def make_machine() -> Callable[..., KanervaMachine]:
     """A small untrained machine for binary patterns (1, 5, 7), K = 6, C = 10."""
-
-    def make(event_shape=(1, 5, 7), slots=6, code_size=10, **options) -> KanervaMachine:
-        options.setdefault("memory_prior", GaussianMemory(slots, code_size))
-        return KanervaMachine(MLPEncoder(event_shape, code_size, 32), MLPDecoder(code_size, event_shape, 32), **options)
-
-    return make
+    return small_machine
 
 
 @pytest.fixture

@@ -1,15 +1,17 @@
 r"""Channels: how a cue c comes from a pattern x, p(c | x).
 
-A channel damages patterns, and tells what a cue says about an entry that the memory predicts: the
-posterior p(x | c) and the evidence log p(c), exact, entry by entry. Two methods make a channel of your
-own, see :class:`Channel`.
+A channel damages patterns. It also combines a cue with the prediction of the memory: it gives the posterior
+p(x | c) and the evidence log p(c), exact for every entry. Two methods make a channel of your own, see
+:class:`Channel`.
 """
 
-from pyro_kanerva.channels.composed import Occlusion, UnknownLevel, Where, fit, has_unknown_level
-from pyro_kanerva.channels.noise import Channel, Flip, GaussianNoise, Replace, SaltAndPepper
+from pyro_kanerva.channels.base import Channel, Damage, check_channel
+from pyro_kanerva.channels.composed import Occlusion, UnknownLevel, Where, has_unknown_level, resolve
+from pyro_kanerva.channels.noise import Flip, GaussianNoise, Replace, SaltAndPepper
 
 __all__ = [
     "Channel",
+    "Damage",
     "Flip",
     "GaussianNoise",
     "Occlusion",
@@ -17,6 +19,7 @@ __all__ = [
     "SaltAndPepper",
     "UnknownLevel",
     "Where",
-    "fit",
+    "check_channel",
     "has_unknown_level",
+    "resolve",
 ]

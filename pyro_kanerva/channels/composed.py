@@ -1,20 +1,21 @@
-"""Channels made of others: hidden entries, damage that differs from entry to entry, and a level that nobody knows."""
+"""Channels made of others: hidden entries, damage that differs between entries, and a level that is not known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva.channels.noise import Channel, GaussianNoise, Mixture
+from pyro_kanerva._checks import check_at_least
+from pyro_kanerva.channels.base import Channel, Damage
+from pyro_kanerva.channels.noise import GaussianNoise, Mixture
 from pyro_kanerva.likelihoods import mean_and_mode
 
 
 class Occlusion:
-    """Entries that are hidden, or come through unharmed, for every likelihood.
+    """Entries that are hidden, or seen without damage, for every likelihood.
 
     :param visible: bool, broadcastable to the patterns; False entries are hidden and carry no evidence.
     :raises ValueError: if ``visible`` is not a bool tensor.
@@ -39,7 +40,7 @@ class Occlusion:
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(x = c) of every entry that is visible, in nats, else 0."""
         visible = _broadcast(self, self.visible, cues)
-        with torch.no_grad():  # what the cue shows where it is hidden may lie outside the support
+        with torch.no_grad():  # hidden entries of the cue may lie outside the support
             legal = torch.where(visible, cues, mean_and_mode(prediction)[1])
         return torch.where(visible, prediction.log_prob(legal), 0.0)
 
@@ -59,13 +60,13 @@ class Where:
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``; both channels must be able to damage."""
-        one, other = (cast("Callable[..., Tensor]", part)(patterns, generator) for part in (self.channel, self.other))
+        one, other = (cast("Damage", part)(patterns, generator) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, patterns), one, other)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
         """p(x | c) of every entry under its channel."""
         if has_unknown_level(self):
-            return self._fit_each(cues, prediction).posterior(cues, prediction)
+            return self._resolve_each(cues, prediction).posterior(cues, prediction)
         mask = _broadcast(self, self.mask, cues).expand(prediction.batch_shape)
         other, one = (part.posterior(cues, prediction) for part in (self.other, self.channel))
         return dist.MaskedMixture(mask, other, one, validate_args=False)
@@ -73,30 +74,32 @@ class Where:
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, under its channel."""
         if has_unknown_level(self):
-            return self._fit_each(cues, prediction).log_evidence(cues, prediction)
+            return self._resolve_each(cues, prediction).log_evidence(cues, prediction)
         one, other = (part.log_evidence(cues, prediction) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, cues), one, other)
 
-    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Where:
-        """Both channels at their most likely levels, each from its own entries."""
+    def resolve(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Where:
+        """The channel with both parts at their most likely levels, each from its own entries."""
         mask = _broadcast(self, self.mask, cues)
         parts = ((self.channel, observed & mask), (self.other, observed & ~mask))
-        return Where(self.mask, *(fit(part, cues, prediction, seen, dims) for part, seen in parts))
+        return Where(self.mask, *(resolve(part, cues, prediction, seen, dims) for part, seen in parts))
 
-    def _fit_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Where:
-        return self.fit(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
+    def _resolve_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Where:
+        return self.resolve(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
 
 
 class UnknownLevel:
-    r"""A channel whose level nobody knows: each query takes the most likely one.
+    r"""A channel whose level is not known: each query takes the most likely one.
 
     ::
 
         memory.query(cues, channel=UnknownLevel(SaltAndPepper(0.2)))
 
     The energy of a query is then ``min_p -log p(c | w, M, p) - log p(w)``. The level is found by
-    expectation maximization with exact steps, for which the decoder is not needed again: p becomes the
-    expected share of damaged entries, a variance the expected squared difference.
+    expectation maximization: p becomes the expected share of damaged entries, a variance the expected squared
+    difference. These steps are exact and need no further pass through the decoder.
 
     :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`; its
         level is where the search starts.
@@ -109,15 +112,16 @@ class UnknownLevel:
             raise ValueError(
                 f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace or GaussianNoise."
             )
-        if num_iterations < 1:
-            raise ValueError(f"UnknownLevel: num_iterations is {num_iterations}; expected at least 1.")
+        check_at_least("UnknownLevel", 1, num_iterations=num_iterations)
         self.channel, self.num_iterations = channel, num_iterations
 
     def __repr__(self) -> str:
         return f"UnknownLevel({self.channel!r})"
 
     @torch.no_grad()
-    def fit(self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]) -> Channel:
+    def resolve(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Channel:
         """The channel at its most likely level, one for all entries along ``dims`` that are ``observed``."""
         channel = self.channel
         for _ in range(self.num_iterations):
@@ -126,14 +130,14 @@ class UnknownLevel:
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
         """p(x | c) at the most likely level of each cue; the first two dimensions of the cues tell them apart."""
-        return self._fit_each(cues, prediction).posterior(cues, prediction)
+        return self._resolve_each(cues, prediction).posterior(cues, prediction)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) at the most likely level of each cue, in nats."""
-        return self._fit_each(cues, prediction).log_evidence(cues, prediction)
+        return self._resolve_each(cues, prediction).log_evidence(cues, prediction)
 
-    def _fit_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
-        return self.fit(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
+    def _resolve_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
+        return self.resolve(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
 
 
 def _entry_dims(cues: Tensor) -> tuple[int, ...]:
@@ -148,12 +152,12 @@ def has_unknown_level(channel: object) -> bool:
     return isinstance(channel, UnknownLevel)
 
 
-def fit(
+def resolve(
     channel: Channel, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
 ) -> Channel:
     """``channel`` itself, or at its most likely level where that is unknown."""
     if isinstance(channel, UnknownLevel | Where) and has_unknown_level(channel):
-        return channel.fit(cues, prediction, observed, dims)
+        return channel.resolve(cues, prediction, observed, dims)
     return channel
 
 

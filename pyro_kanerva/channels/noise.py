@@ -1,9 +1,9 @@
-"""Channels that damage every entry alike: flips, salt and pepper, replacement, Gaussian noise."""
+"""Channels that damage all entries in one way: flips, salt and pepper, replacement, Gaussian noise."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import pyro.distributions as dist
 import torch
@@ -11,18 +11,9 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
+from pyro_kanerva._checks import check_at_least, check_positive
+
 _Distribution = TypeVar("_Distribution", bound=dist.TorchDistribution)
-
-
-@runtime_checkable
-class Channel(Protocol):
-    """What a query needs of a channel; ``prediction`` has the shape of the cues or more dimensions on the left."""
-
-    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
-        """p(x | c) of every entry, for x ~ ``prediction``."""
-
-    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(c) of every entry in nats, for x ~ ``prediction``."""
 
 
 def _expect(channel: object, prediction: dist.TorchDistribution, kind: type[_Distribution]) -> _Distribution:
@@ -44,20 +35,20 @@ def _mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -
 
 
 class Mixture:
-    """A level p in (0, 1): an entry comes through with probability 1 - p, else something else happens to it."""
+    """A level p in (0, 1): an entry stays as it is with probability 1 - p, else the channel changes it."""
 
     def __init__(self, p: float | Tensor) -> None:
         level = torch.as_tensor(p, dtype=torch.float64)
         if not bool(((level > 0) & (level < 1)).all()):
             raise ValueError(f"{type(self).__name__}: p is {p}; expected a probability in (0, 1).")
-        #: The level, a number; or of every query, as :meth:`UnknownLevel.fit` finds it.
+        #: The level: one number, or one of each query, as :meth:`UnknownLevel.resolve` finds it.
         self.p = p
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.p})"
 
     def _logs(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """log (1 - p) and log p; in float64 until the end, for the sake of tiny p."""
+        """log (1 - p) and log p, computed in float64 since p may be tiny."""
         level = torch.as_tensor(self.p, dtype=torch.float64)
         return (-level).log1p().to(like), level.log().to(like)
 
@@ -65,7 +56,7 @@ class Mixture:
         return type(self)(p)
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(damaged | c) / p(not damaged | c) of every entry."""
+        """log p(damaged | c) - log p(not damaged | c) of every entry."""
         raise NotImplementedError
 
     def _refit(
@@ -73,7 +64,7 @@ class Mixture:
     ) -> Mixture:
         """The M-step: p becomes the expected share of damaged entries."""
         damaged = self._log_odds_of_damage(cues, prediction).sigmoid()
-        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)  # the evidence is NaN then as well
+        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)  # NaN predictions have NaN evidence anyway
         return self._with_level(share.clamp(1e-6, 1 - 1e-6))
 
 
@@ -146,7 +137,7 @@ class SaltAndPepper(Flip):
 
 
 class Replace(Mixture):
-    r"""Entries of n classes, each replaced with probability p by one of the n, all alike.
+    r"""Entries of n classes, each replaced with probability p by a class drawn uniformly from all n.
 
     ``p(c | x) = (1 - p) [c == x] + p / n``, so that ``p(c) = (1 - p) pi_c + p / n`` for ``x ~ Categorical(pi)``.
 
@@ -158,8 +149,8 @@ class Replace(Mixture):
 
     def __init__(self, p: float | Tensor, num_classes: int | None = None) -> None:
         super().__init__(p)
-        if num_classes is not None and num_classes < 2:
-            raise ValueError(f"Replace: num_classes is {num_classes}; expected at least 2.")
+        if num_classes is not None:
+            check_at_least("Replace", 2, num_classes=num_classes)
         self.num_classes = num_classes
 
     def _with_level(self, p: Tensor) -> Replace:
@@ -214,10 +205,8 @@ class GaussianNoise:
     """
 
     def __init__(self, scale: float | Tensor) -> None:
-        value = torch.as_tensor(scale)
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise ValueError(f"GaussianNoise: scale is {scale}; expected a positive standard deviation.")
-        #: The standard deviation, a number; or of every query, as :meth:`UnknownLevel.fit` finds it.
+        check_positive("GaussianNoise", scale=scale)
+        #: The standard deviation: one number, or one of each query, as :meth:`UnknownLevel.resolve` finds it.
         self.scale = scale
 
     def __repr__(self) -> str:

@@ -1,9 +1,4 @@
-"""Priors of the memory and of the addresses, and the Gaussians that stand for them in the guide.
-
-A prior is a callable without arguments that returns a Pyro distribution, of event shape (K, C) for a
-memory and (K,) for an address, or such a distribution itself. Those below are modules with learned
-parameters.
-"""
+"""Priors of the memory and of the addresses, and what the guide needs to know of them."""
 
 from pyro_kanerva.priors.address import (
     CategoricalAddress,
@@ -13,6 +8,8 @@ from pyro_kanerva.priors.address import (
     SimplexAddress,
     StudentTAddress,
 )
+from pyro_kanerva.priors.base import Prior, Surrogate, as_distribution, has_real_support, support_of
+from pyro_kanerva.priors.coordinates import Coordinates, point_address, real_coordinates
 from pyro_kanerva.priors.memory import (
     GaussianMemory,
     HierarchicalMemory,
@@ -20,19 +17,10 @@ from pyro_kanerva.priors.memory import (
     LowRankMemory,
     StudentTMemory,
 )
-from pyro_kanerva.priors.surrogates import (
-    Coordinates,
-    Prior,
-    Surrogate,
-    as_distribution,
-    as_gaussian,
-    coordinates,
-    divergence,
-    gaussian_address,
-    gaussian_memory,
-    is_real,
-    point_address,
-    support_of,
+from pyro_kanerva.priors.moment_matching import (
+    exact_gaussian_or_none,
+    moment_matched_address,
+    moment_matched_memory,
 )
 
 __all__ = [
@@ -51,12 +39,11 @@ __all__ = [
     "StudentTMemory",
     "Surrogate",
     "as_distribution",
-    "as_gaussian",
-    "coordinates",
-    "divergence",
-    "gaussian_address",
-    "gaussian_memory",
-    "is_real",
+    "exact_gaussian_or_none",
+    "has_real_support",
+    "moment_matched_address",
+    "moment_matched_memory",
     "point_address",
+    "real_coordinates",
     "support_of",
 ]

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva.distributions import AdditiveLogistic, HorseshoeLike
-
-
-def _check(name: str, num_slots: int, least: int = 1, **positive: float) -> None:
-    if num_slots < least:
-        raise ValueError(f"{name}: num_slots is {num_slots}; expected at least {least}.")
-    for argument, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: {argument} is {value}; expected a positive number.")
 
 
 class GaussianAddress(nn.Module):
@@ -30,7 +21,7 @@ class GaussianAddress(nn.Module):
 
     def __init__(self, num_slots: int) -> None:
         super().__init__()
-        _check("GaussianAddress", num_slots)
+        check_at_least("GaussianAddress", 1, num_slots=num_slots)
         self.register_buffer("identity", torch.eye(num_slots), persistent=False)
 
     def forward(self) -> dist.MultivariateNormal:
@@ -52,7 +43,8 @@ class LaplaceAddress(nn.Module):
 
     def __init__(self, num_slots: int, scale: float = 0.5**0.5) -> None:
         super().__init__()
-        _check("LaplaceAddress", num_slots, scale=scale)
+        check_at_least("LaplaceAddress", 1, num_slots=num_slots)
+        check_positive("LaplaceAddress", scale=scale)
         self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
 
     def forward(self) -> dist.Independent:
@@ -74,7 +66,8 @@ class StudentTAddress(nn.Module):
 
     def __init__(self, num_slots: int, df: float = 4.0, scale: float = 1.0) -> None:
         super().__init__()
-        _check("StudentTAddress", num_slots, df=df, scale=scale)
+        check_at_least("StudentTAddress", 1, num_slots=num_slots)
+        check_positive("StudentTAddress", df=df, scale=scale)
         self.register_buffer("df", torch.tensor(float(df)), persistent=False)
         self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
 
@@ -97,7 +90,8 @@ class HorseshoeAddress(nn.Module):
 
     def __init__(self, num_slots: int, scale: float = 0.5) -> None:
         super().__init__()
-        _check("HorseshoeAddress", num_slots, scale=scale)
+        check_at_least("HorseshoeAddress", 1, num_slots=num_slots)
+        check_positive("HorseshoeAddress", scale=scale)
         self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
 
     def forward(self) -> dist.Independent:
@@ -122,7 +116,8 @@ class SimplexAddress(nn.Module):
 
     def __init__(self, num_slots: int, scale: float = 3.0) -> None:
         super().__init__()
-        _check("SimplexAddress", num_slots, least=2, scale=scale)
+        check_at_least("SimplexAddress", 2, num_slots=num_slots)
+        check_positive("SimplexAddress", scale=scale)
         # softmax(v) = softmax([u, 0]) for u_k = v_k - v_K, which have the covariance scale^2 (I + 1 1^T)
         size = num_slots - 1
         covariance = scale**2 * (torch.eye(size, dtype=torch.float64) + 1)
@@ -151,7 +146,7 @@ class CategoricalAddress(nn.Module):
 
     def __init__(self, num_slots: int) -> None:
         super().__init__()
-        _check("CategoricalAddress", num_slots)
+        check_at_least("CategoricalAddress", 1, num_slots=num_slots)
         self.register_buffer("logits", torch.zeros(num_slots), persistent=False)
 
     def forward(self) -> dist.OneHotCategorical:

@@ -8,14 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva.factorization import cholesky
-from pyro_kanerva.matrix_normal import MatrixNormal
-
-
-def _check_sizes(name: str, **sizes: int) -> None:
-    for argument, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: {argument} is {size}; expected a positive integer.")
+from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva.conjugate import cholesky
+from pyro_kanerva.distributions import MatrixNormal
 
 
 class GaussianMemory(nn.Module):
@@ -35,7 +30,7 @@ class GaussianMemory(nn.Module):
 
     def __init__(self, num_slots: int, code_size: int, scale: Tensor | float | None = None) -> None:
         super().__init__()
-        _check_sizes("GaussianMemory", num_slots=num_slots, code_size=code_size)
+        check_at_least("GaussianMemory", 1, num_slots=num_slots, code_size=code_size)
         start = (
             torch.full((num_slots,), num_slots**-0.5)
             if scale is None
@@ -92,7 +87,7 @@ class LowRankMemory(nn.Module):
     def __init__(self, num_slots: int, code_size: int, rank: int | None = None, scale: float | None = None) -> None:
         super().__init__()
         rank = max(1, min(4, num_slots)) if rank is None else rank
-        _check_sizes("LowRankMemory", num_slots=num_slots, code_size=code_size, rank=rank)
+        check_at_least("LowRankMemory", 1, num_slots=num_slots, code_size=code_size, rank=rank)
         if rank > num_slots:
             raise ValueError(f"LowRankMemory: rank is {rank}; expected at most num_slots, {num_slots}.")
         start = _start("LowRankMemory", num_slots, scale)
@@ -121,7 +116,7 @@ class LaplaceMemory(nn.Module):
 
     def __init__(self, num_slots: int, code_size: int, scale: float | None = None) -> None:
         super().__init__()
-        _check_sizes("LaplaceMemory", num_slots=num_slots, code_size=code_size)
+        check_at_least("LaplaceMemory", 1, num_slots=num_slots, code_size=code_size)
         start = _start("LaplaceMemory", num_slots, scale, factor=0.5**0.5)
         self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start * 2**0.5)
@@ -147,7 +142,7 @@ class StudentTMemory(nn.Module):
 
     def __init__(self, num_slots: int, code_size: int, df: float = 4.0, scale: float | None = None) -> None:
         super().__init__()
-        _check_sizes("StudentTMemory", num_slots=num_slots, code_size=code_size)
+        check_at_least("StudentTMemory", 1, num_slots=num_slots, code_size=code_size)
         if not 2 < df < math.inf:
             raise ValueError(f"StudentTMemory: df is {df}; expected more than 2, for a finite variance.")
         start = _start("StudentTMemory", num_slots, scale, factor=((df - 2) / df) ** 0.5)
@@ -186,7 +181,7 @@ class HierarchicalMemory(nn.Module):
 
     def __init__(self, num_slots: int, code_size: int, concentration: float = 2.0, scale: float | None = None) -> None:
         super().__init__()
-        _check_sizes("HierarchicalMemory", num_slots=num_slots, code_size=code_size)
+        check_at_least("HierarchicalMemory", 1, num_slots=num_slots, code_size=code_size)
         if not 1 < concentration < math.inf:
             raise ValueError(f"HierarchicalMemory: concentration is {concentration}; expected more than 1.")
         start = _start("HierarchicalMemory", num_slots, scale)
@@ -213,6 +208,5 @@ class HierarchicalMemory(nn.Module):
 def _start(name: str, num_slots: int, scale: float | None, factor: float = 1.0) -> float:
     if scale is None:
         return factor * num_slots**-0.5
-    if not 0 < scale < math.inf:
-        raise ValueError(f"{name}: scale is {scale}; expected a positive number.")
+    check_positive(name, scale=scale)
     return scale

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-def require(condition: object, name: str, expected: str, found: object, remedy: str) -> None:
+def check(condition: object, name: str, expected: str, found: object, remedy: str) -> None:
     if not condition:
         raise AssertionError(f"{name}: expected {expected}; found {found}. {remedy}")
 
@@ -29,13 +29,13 @@ def isolated() -> Iterator[None]:
         yield
 
 
-def agree(name: str, what: str, one: Tensor, other: Tensor, remedy: str) -> None:
+def check_equal_means(name: str, what: str, one: Tensor, other: Tensor, remedy: str) -> None:
     """The means over dim 0 of two independent samples, equal within 6 standard errors."""
     error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
     score = ((one.mean(0) - other.mean(0)).abs() / error.clamp_min(torch.finfo(one.dtype).tiny)).nan_to_num(torch.inf)
     worst = int(score.argmax())
     found = f"means {one.mean(0).flatten()[worst]:.4g} and {other.mean(0).flatten()[worst]:.4g}"
-    require(score.max() < 6, name, f"{what} (within 6 standard errors)", f"{found}, {score.max():.1f} apart", remedy)
+    check(score.max() < 6, name, f"{what} (within 6 standard errors)", f"{found}, {score.max():.1f} apart", remedy)
 
 
 def effective(weights: Tensor) -> float:
@@ -43,7 +43,7 @@ def effective(weights: Tensor) -> float:
     return float(weights.sum() ** 2 / weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny))
 
 
-def moves(part: object) -> bool:
+def has_float_tensors(part: object) -> bool:
     """Whether ``part`` is a module whose tensors follow ``module.double()``."""
     return isinstance(part, nn.Module) and any(
         tensor.is_floating_point() for tensor in [*part.parameters(), *part.buffers()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, identity_transform
 
-from pyro_kanerva.testing.common import agree, effective, require
+from pyro_kanerva.testing.common import check, check_equal_means, effective
 
 
 def check_density(name: str, distribution: dist.TorchDistribution, num_samples: int = 10000) -> None:
@@ -59,7 +59,7 @@ def _check_probabilities(name: str, distribution: dist.TorchDistribution, sample
         allowed = 6 * (probability * (1 - probability).clamp_min(0) / number).sqrt() + 12 / number
         score = ((frequency - probability).abs() / allowed).nan_to_num(torch.inf)
         worst = int(score.argmax())
-        require(
+        check(
             score.max() <= 1,
             name,
             f"samples of {values[worst].tolist()} with the probability exp(log_prob) = {probability[worst]:.4g}",
@@ -69,7 +69,7 @@ def _check_probabilities(name: str, distribution: dist.TorchDistribution, sample
     if distribution.has_enumerate_support:
         total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0).flatten()[0]
         remedy = "Normalize log_prob()."
-        require((total - 1).abs() < 1e-4, name, "probabilities that add up to 1", f"{total:.6g}", remedy)
+        check((total - 1).abs() < 1e-4, name, "probabilities that add up to 1", f"{total:.6g}", remedy)
 
 
 def _check_bridge(name: str, distribution: dist.TorchDistribution, fitted: Tensor) -> None:
@@ -89,14 +89,14 @@ def _check_bridge(name: str, distribution: dist.TorchDistribution, fitted: Tenso
     def real(samples: Tensor) -> Tensor:
         samples = transform.inv(samples).reshape(number, -1)
         remedy = "Check the parameters' constraints."
-        require(samples.isfinite().all(), name, "finite samples", "NaN or infinite ones", remedy)
+        check(samples.isfinite().all(), name, "finite samples", "NaN or infinite ones", remedy)
         return samples
 
     fitted = real(fitted)  # (N, D)
     low, loc, high = fitted.quantile(fitted.new_tensor([0.16, 0.5, 0.84]), dim=0)
     scale = (high - low) / 2
     remedy = "Add noise to it: a density needs all of its dimensions."
-    require((scale > 0).all(), name, "samples that vary in every coordinate", "a constant coordinate", remedy)
+    check((scale > 0).all(), name, "samples that vary in every coordinate", "a constant coordinate", remedy)
     size = len(scale)
     clipped = ((fitted - loc) / scale).clamp(-6, 6)  # a covariance for heavy tails as well
     covariance = clipped.T.cov().reshape(size, size) + 1e-5 * torch.eye(size, dtype=scale.dtype)
@@ -109,7 +109,7 @@ def _check_bridge(name: str, distribution: dist.TorchDistribution, fitted: Tenso
         mixture = torch.stack([part.log_prob(white) for part in parts]).logsumexp(0) - math.log(2)
         result = log_density(points) - mixture + factor.diagonal().log().sum()
         remedy = "Return a log density everywhere on the support, -inf where it vanishes."
-        require(not result.isnan().any(), name, "a log_prob without NaN", "NaN", remedy)
+        check(not result.isnan().any(), name, "a log_prob without NaN", "NaN", remedy)
         return result.unsqueeze(-1)
 
     def functions(points: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _check_bridge(name: str, distribution: dist.TorchDistribution, fitted: Tenso
         )
         least = min(effective(left), effective(right))
         what = "at least 100 effective samples where the density and its Gaussian and Student-t reference overlap"
-        require(least >= 100, name, what, f"{least:.1f} in {size} dimensions", remedy)
+        check(least >= 100, name, what, f"{least:.1f} in {size} dimensions", remedy)
         slope = (left * (1 - left)).mean() + (right * (1 - right)).mean()
         constant = (left.mean() - right.mean()) / slope
         remedy = (
@@ -135,8 +135,8 @@ def _check_bridge(name: str, distribution: dist.TorchDistribution, fitted: Tenso
             f"log_prob seems to integrate to about exp({constant:.2f})."
         )
         what = "log_prob to be the normalized log density of the samples"
-        agree(name, what, left * functions(reference), right * functions(samples), remedy)
+        check_equal_means(name, what, left * functions(reference), right * functions(samples), remedy)
         error = 6 * ((left.var() + right.var()) / number).sqrt() / slope
         what = "a check of the constant of log_prob to 0.69 nats at 6 standard errors"
         remedy = "Check a smaller instance, for example num_slots=2, code_size=2."
-        require(error < math.log(2), name, what, f"{error:.2f} nats in {size} dimensions", remedy)
+        check(error < math.log(2), name, what, f"{error:.2f} nats in {size} dimensions", remedy)

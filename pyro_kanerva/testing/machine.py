@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.networks import MLPDecoder, MLPEncoder
 from pyro_kanerva.priors import GaussianMemory, as_distribution
-from pyro_kanerva.testing.common import CONSTANTS, agree, converted, effective, isolated, moves, name_of, require
+from pyro_kanerva.testing.common import (
+    CONSTANTS,
+    check,
+    check_equal_means,
+    converted,
+    effective,
+    has_float_tensors,
+    isolated,
+    name_of,
+)
 
 
 def check_machine(build: Callable[[], KanervaMachine]) -> None:
@@ -73,7 +82,7 @@ def check_assembled(
 ) -> None:
     machine = assemble(build())
     shape = machine.event_shape
-    require(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")
+    check(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")
     codes = torch.randn(2 * 5, machine.code_size)
     with torch.no_grad():
         patterns = machine.decode(codes, shape or ()).sample().to(codes.dtype)
@@ -105,7 +114,7 @@ def _check_sites(name: str, machine: KanervaMachine, patterns: Tensor) -> None:
             what = f'site "{site}" of the {program} with batch, event, value and log_prob shape'
             expected = batch_shape, event_shape, batch_shape + event_shape, batch_shape
             remedy = "Let the part's distribution have the documented batch and event shape."
-            require(found == expected, name, f"{what} {expected}", found, remedy)
+            check(found == expected, name, f"{what} {expected}", found, remedy)
 
 
 def _check_particles(name: str, machine: KanervaMachine, patterns: Tensor) -> None:
@@ -118,12 +127,12 @@ def _check_particles(name: str, machine: KanervaMachine, patterns: Tensor) -> No
         found = f"{single.mean():.4g} and {losses.mean():.4g}"
         finite = bool(single.isfinite().all() & losses.isfinite().all())
         remedy = "Check the loss for NaN, with torch.autograd.set_detect_anomaly(True)."
-        require(finite, name, f"a finite loss one by one and from {way}", found, remedy)
+        check(finite, name, f"a finite loss one by one and from {way}", found, remedy)
         variance = torch.maximum(losses.var(), single.var() / 20) / len(losses) + single.var() / len(single)
         score = (single.mean() - losses.mean()).abs() / (variance.sqrt() + 1e-5 * single.abs().mean())
         remedy = "Let leading dimensions broadcast: particles come as further dimensions on the left."
         found = f"{found}, {score:.1f} standard errors apart"
-        require(score < 6, name, f"one loss from {way} and from particles one by one", found, remedy)
+        check(score < 6, name, f"one loss from {way} and from particles one by one", found, remedy)
 
 
 def _check_evidence(name: str, machine: KanervaMachine, patterns: Tensor, number: int = 4000) -> None:
@@ -149,17 +158,19 @@ def _check_evidence(name: str, machine: KanervaMachine, patterns: Tensor, number
     evidence = fit.logsumexp(0) - math.log(number)
     remedy = "Check for parameters or samples that overflow."
     finite = bool(weight.isfinite().all() & fit.isfinite().all() & ~weight_at_prior.isnan().any())
-    require(finite, name, "finite log densities of the model and the guide", "NaN or infinite ones", remedy)
+    check(finite, name, "finite log densities of the model and the guide", "NaN or infinite ones", remedy)
     if effective((fit - evidence).exp()) < 200:
         return
     left, right = (weight - evidence).sigmoid(), (fit - evidence).exp() * (evidence - weight_at_prior).sigmoid()
     remedy = "Make sample() and log_prob() of priors, writer and reader describe the same normalized distributions."
     if min(effective(left), effective(right)) >= 100:
-        agree(name, "the same evidence from guide and prior", left.unsqueeze(-1), right.unsqueeze(-1), remedy)
+        check_equal_means(
+            name, "the same evidence from guide and prior", left.unsqueeze(-1), right.unsqueeze(-1), remedy
+        )
     bound, error = weight.mean(), weight.std() / math.sqrt(number)
     ceiling = evidence + (6 * (fit - evidence).exp().std() / math.sqrt(number)).log1p()
     found = f"{bound:.3f} +- {error:.3f} above {ceiling:.3f} nats"
-    require(bound - 6 * error <= ceiling, name, "a bound below the log evidence", found, remedy)
+    check(bound - 6 * error <= ceiling, name, "a bound below the log evidence", found, remedy)
 
 
 def _snapshot(machine: nn.Module) -> dict[str, Tensor]:
@@ -185,13 +196,13 @@ def _check_training(
             continue
         key, gradient = learned[id(parameter)], cast(Tensor, parameter.grad)
         remedy = "Do not detach it or take its .data, and use it in what the part returns."
-        require(gradient is not None, name, f"a gradient of {key}", "none", remedy)
+        check(gradient is not None, name, f"a gradient of {key}", "none", remedy)
         remedy = "Check for a square root or a division at zero."
-        require(gradient.isfinite().all(), name, f"a finite gradient of {key}", gradient, remedy)
+        check(gradient.isfinite().all(), name, f"a finite gradient of {key}", gradient, remedy)
         nonzero |= {key} if bool(gradient.any()) else set()
     remedy = "Let the parameters enter what the part returns."
     trained = [parameter for parameter in own if id(parameter) in learned]
-    require(nonzero or not trained, name, "gradients that are not all zero", "zeros", remedy)
+    check(nonzero or not trained, name, "gradients that are not all zero", "zeros", remedy)
     machines.append(copy.deepcopy(machine))
     for machine in machines:
         before = [_snapshot(other) for other in machines]
@@ -202,13 +213,13 @@ def _check_training(
             moved = _moved(other, known)
             if other is machine:
                 remedy = "Hold parameters as nn.Parameter of the part, and make a new one for every instance."
-                require(nonzero <= moved, name, "SVI to train the parameters", f"frozen: {nonzero - moved}", remedy)
+                check(nonzero <= moved, name, "SVI to train the parameters", f"frozen: {nonzero - moved}", remedy)
             else:
                 remedy = "Create parameters in __init__, not at module level or as a default argument."
-                require(not moved, name, "instances that train alone", f"another's parameters {moved} moved", remedy)
+                check(not moved, name, "instances that train alone", f"another's parameters {moved} moved", remedy)
     strange = [key for key in pyro.get_param_store() if not key.startswith("kanerva_machine_")]
     remedy = "Use nn.Parameter in a module instead of pyro.param, whose names all instances share."
-    require(not strange, name, "only the machine's own parameters in Pyro's store", strange, remedy)
+    check(not strange, name, "only the machine's own parameters in Pyro's store", strange, remedy)
 
 
 def _check_state(
@@ -221,18 +232,18 @@ def _check_state(
     part = build()
     machine = assemble(part)
     remedy = "Draw random numbers from torch's global generator only."
-    require(torch.equal(bound(machine), bound(machine)), name, "one bound from one seed", "two", remedy)
+    check(torch.equal(bound(machine), bound(machine)), name, "one bound from one seed", "two", remedy)
     if not isinstance(part, nn.Module):
         return
     other = assemble(build())
     other.load_state_dict(machine.state_dict())
     remedy = "Register every tensor as a parameter or persistent buffer."
-    require(torch.equal(bound(machine), bound(other)), name, "the same bound after load_state_dict", "another", remedy)
+    check(torch.equal(bound(machine), bound(other)), name, "the same bound after load_state_dict", "another", remedy)
     for module in part.modules() if part is not machine else list(part.modules())[1:]:
         for key, value in vars(module).items():
             fixed = isinstance(value, Tensor | torch.distributions.Distribution)
             remedy = "Use register_buffer, and make distributions in forward."
-            require(not fixed, name, "tensors that machine.to() moves", f"the plain attribute {key}", remedy)
+            check(not fixed, name, "tensors that machine.to() moves", f"the plain attribute {key}", remedy)
     if torch.cuda.is_available():
         bound(machine.to("cuda"), "cuda")
 
@@ -243,7 +254,7 @@ def _check_float64(
     part = build()
     machine = assemble(part)
     prior = part is machine.memory_prior or part is machine.address_prior
-    if prior and not moves(part):
+    if prior and not has_float_tensors(part):
         if "dtype" in inspect.signature(build).parameters:
             machine = assemble(part := build(dtype=torch.float64))
         elif as_distribution(part).sample().dtype != torch.float64:
@@ -251,9 +262,9 @@ def _check_float64(
     machine, remedy = machine.double(), CONSTANTS
     if prior:
         dtype = as_distribution(part).sample().dtype
-        require(dtype == torch.float64, name, "float64 samples after .double()", dtype, remedy)
+        check(dtype == torch.float64, name, "float64 samples after .double()", dtype, remedy)
     with converted(name):
         bound = machine.bound(patterns.double())
         loss = _elbo(machine).differentiable_loss(machine.model, machine.guide, patterns.double())
     found = {term.dtype for term in (*bound, loss)}
-    require(found == {torch.float64}, name, "a float64 bound after .double()", found, remedy)
+    check(found == {torch.float64}, name, "a float64 bound after .double()", found, remedy)

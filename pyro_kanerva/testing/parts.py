@@ -10,10 +10,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.machine import KanervaMachine
-from pyro_kanerva.matrix_normal import MatrixNormal
 from pyro_kanerva.priors import GaussianAddress, GaussianMemory, Prior, as_distribution
-from pyro_kanerva.testing.common import converted, in_float64, isolated, moves, name_of, require
+from pyro_kanerva.testing.common import check, converted, has_float_tensors, in_float64, isolated, name_of
 from pyro_kanerva.testing.density import check_density
 from pyro_kanerva.testing.machine import check_assembled, small_machine
 from pyro_kanerva.writers import WriteResult
@@ -26,26 +26,26 @@ def _check_prior(name: str, prior: Prior, event_shape: tuple[int, ...]) -> None:
     distribution = as_distribution(prior)
     shapes = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     remedy = f"Declare event dimensions with .to_event({len(event_shape)}), and leave the batch to the plates."
-    require(shapes == ((), event_shape), name, f"batch and event shape (), {event_shape}", shapes, remedy)
+    check(shapes == ((), event_shape), name, f"batch and event shape (), {event_shape}", shapes, remedy)
     remedy = "Return a new distribution from expand(batch_shape), whose sample() and log_prob() have that batch."
     try:
         batched = distribution.expand((3, 4))
     except NotImplementedError:
-        require(False, name, "an expand()", "NotImplementedError", remedy)
+        check(False, name, "an expand()", "NotImplementedError", remedy)
     with torch.no_grad():
         samples = batched.sample((2,))
         wanted, found = (2, 3, 4, *event_shape), tuple(samples.shape)
-        require(found == wanted, name, f"samples of shape {wanted} from batch (3, 4)", found, remedy)
+        check(found == wanted, name, f"samples of shape {wanted} from batch (3, 4)", found, remedy)
         log_prob = batched.log_prob(samples)
         found = tuple(log_prob.shape)
-        require(found == (2, 3, 4), name, "log_prob of shape (2, 3, 4) from batch (3, 4)", found, remedy)
+        check(found == (2, 3, 4), name, "log_prob of shape (2, 3, 4) from batch (3, 4)", found, remedy)
         single = torch.stack([distribution.log_prob(value) for value in samples.flatten(0, 2)]).reshape(2, 3, 4)
         equal = torch.allclose(single, log_prob, rtol=1e-4, atol=1e-4)
-        require(equal, name, "log_prob of a batch to be that of its elements", "another", remedy)
+        check(equal, name, "log_prob of a batch to be that of its elements", "another", remedy)
         many = batched.sample((20,)).reshape(20, 12, -1)
         copies = bool((many == many[:, :1]).all())
-        require(not copies, name, "independent samples in a batch", "twelve copies", remedy)
-    if moves(prior):
+        check(not copies, name, "independent samples in a batch", "twelve copies", remedy)
+    if has_float_tensors(prior):
         with converted(name):
             distribution = as_distribution(in_float64(prior))
     check_density(name, distribution)
@@ -93,7 +93,7 @@ def _check_swap(build: Build, site: str, machine: KanervaMachine, default: nn.Mo
     difference = (joints[0] - joints[1] - expected).abs() / (1 + joints[0].abs() + joints[1].abs())
     what = f"the log joint to change by {expected:.4f} nats against the default prior"
     remedy = "Let log_prob() depend on nothing but the value and the parameters."
-    require(difference < 1e-4, name_of(build()), what, f"{joints[0] - joints[1]:.4f}", remedy)
+    check(difference < 1e-4, name_of(build()), what, f"{joints[0] - joints[1]:.4f}", remedy)
 
 
 def check_likelihood(
@@ -116,7 +116,7 @@ def check_likelihood(
         entries = likelihood(torch.randn(7, *output_shape))
         found = tuple(entries.batch_shape + entries.event_shape)
         remedy = "Return one distribution for each entry; for other patterns, pass their event_shape."
-        require(found == (7, *shape), name, f"batch and event shape together {(7, *shape)}", found, remedy)
+        check(found == (7, *shape), name, f"batch and event shape together {(7, *shape)}", found, remedy)
         with converted(name):
             entries = in_float64(likelihood)(torch.randn(1, *output_shape, dtype=torch.float64))
         check_density(name, entries)
@@ -137,9 +137,9 @@ def _fresh(prior: Build | Prior | None, num_slots: int) -> Prior:
 def _check_codes_gradient(name: str, codes: Tensor, log_prob: Tensor) -> None:
     gradient = torch.autograd.grad(log_prob.sum(), codes, allow_unused=True)[0] if log_prob.requires_grad else None
     remedy = "Do not detach the codes: the encoder learns through them."
-    require(gradient is not None, name, "a gradient with respect to the codes", "none", remedy)
+    check(gradient is not None, name, "a gradient with respect to the codes", "none", remedy)
     good = gradient is not None and bool(gradient.isfinite().all() & gradient.any())
-    require(good, name, "a finite gradient of the codes, not all zero", gradient, remedy)
+    check(good, name, "a finite gradient of the codes, not all zero", gradient, remedy)
 
 
 def check_writer(
@@ -164,7 +164,7 @@ def check_writer(
         }
         for what, (found, wanted) in shapes.items():
             remedy = "Return WriteResult(memory, addresses) with the batch of the codes."
-            require(found == wanted, name, f"{what} {wanted} for codes (3, 5, {code_size})", found, remedy)
+            check(found == wanted, name, f"{what} {wanted} for codes (3, 5, {code_size})", found, remedy)
         pairs = [(result, writer(codes, prior.expand((3,)), scale), "with a prior of batch (B,)")]
         for index in range(3):
             one = slice(index, index + 1)
@@ -174,7 +174,7 @@ def check_writer(
             for first, second in zip(_tensors(one_way), _tensors(other_way), strict=True):
                 close = torch.allclose(first, second, rtol=1e-3, atol=1e-4)
                 remedy = "Keep the episodes of a batch apart, and start from the prior that is given."
-                require(close, name, f"the same result for an episode {what}", "another", remedy)
+                check(close, name, f"the same result for an episode {what}", "another", remedy)
         _check_codes_gradient(name, codes, result.memory.log_prob(torch.randn(num_slots, code_size)))
         check_density(f"q(M) of {name}", _element(result.memory, slice(0, 1)))
         check_assembled(
@@ -220,7 +220,7 @@ def check_reader(
             found = tuple(result.batch_shape), tuple(result.event_shape)
             what = f"batch and event shape {(batch, (num_slots,))} for codes (3, 5, {code_size})"
             remedy = "Broadcast the leading dimensions of codes and memory: particles come on the left of the memory."
-            require(found == (batch, (num_slots,)), name, f"{what}, memory {tuple(memories.shape)}", found, remedy)
+            check(found == (batch, (num_slots,)), name, f"{what}, memory {tuple(memories.shape)}", found, remedy)
         address = result.sample()
         log_prob = result.log_prob(address)
         for particle in range(4):
@@ -229,7 +229,7 @@ def check_reader(
                 wanted = alone.log_prob(address[particle, episode])
                 close = torch.allclose(log_prob[particle, episode], wanted, rtol=1e-3, atol=1e-3)
                 remedy = "Read particle p and episode b from memory[p, b] and codes[b] only."
-                require(close, name, "each particle and episode to be read as if alone", "another density", remedy)
+                check(close, name, "each particle and episode to be read as if alone", "another density", remedy)
         _check_codes_gradient(name, codes, log_prob)
         check_density(f"q(w) of {name}", reader(codes[:1, :1], memory[0, :1], prior, scale))
         check_assembled(

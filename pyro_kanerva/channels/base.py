@@ -1,0 +1,40 @@
+"""What a channel is, and what it may add."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """What a query needs of a channel p(c | x), exact for every entry.
+
+    ``prediction`` has the shape of the cues, or more dimensions on the left. A channel that can also make cues is a
+    :class:`Damage`; evaluation and :func:`~pyro_kanerva.retrieval_model` without cues need that.
+    """
+
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
+        """p(x | c) of every entry, for x ~ ``prediction``."""
+
+    def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """log p(c) of every entry in nats, for x ~ ``prediction``."""
+
+
+class Damage(Protocol):
+    """What makes cues: it damages patterns."""
+
+    def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
+
+
+def check_channel(channel: object, caller: str) -> None:
+    """:raises ValueError: if ``channel`` is neither None nor a channel."""
+    if isinstance(channel, type) or not (channel is None or isinstance(channel, Channel)):
+        raise ValueError(
+            f"{caller}: channel is {channel!r}; expected None, a channel such as Flip(p) or GaussianNoise(scale), or "
+            "an object with the methods posterior and log_evidence."
+        )

@@ -1,0 +1,90 @@
+"""The options of the command ``pyro-kanerva``, and their defaults."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], None]
+
+_DESCRIPTION = """\
+A generative memory: store an episode of images in a memory matrix by Bayesian inference, and recall
+them from damaged cues.
+
+  pyro-kanerva train                        learn on letters of many scripts, a few minutes
+  pyro-kanerva train --data images.npz      learn on your own images
+  pyro-kanerva query --noise 0.3            store an episode, recall it from cues with 30% noise
+  pyro-kanerva generate                     store an episode, and draw new images from its memory
+
+Every command reads and writes one folder, the run: --run kanerva-run.
+"""
+
+
+def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser of the command line; ``commands`` are called with the options."""
+    result = argparse.ArgumentParser(
+        prog="pyro-kanerva", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = result.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name, help=text, description=text + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(command=commands[name])
+        sub.add_argument("--run", type=Path, default=Path("kanerva-run"), help="folder of the run")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; auto takes a GPU where there is one")
+        return sub
+
+    train = add("train", "train a machine, evaluate it on held-out images, and draw what it recalls")
+    data = train.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="glyphs",
+        help="glyphs: letters that come with the package; or an .npz, .npy or IDX file; or a folder of pictures",
+    )
+    data.add_argument(
+        "--held-out", type=int, help="images held out for the evaluation, a random split; default: a quarter"
+    )
+    data.add_argument(
+        "--held-out-where",
+        metavar="NAME=VALUE",
+        help="hold out the images of an .npz file whose integer label NAME is VALUE, for example split=1",
+    )
+    data.add_argument("--episode-length", type=int, default=32, help="patterns stored in one memory, T")
+    data.add_argument("--batch-size", type=int, default=8, help="episodes in a training step, B")
+    machine = train.add_argument_group("machine")
+    machine.add_argument("--slots", type=int, default=32, help="rows of the memory, K")
+    machine.add_argument("--code-size", type=int, default=100, help="columns of the memory, C")
+    machine.add_argument("--width", type=int, default=32, help="channels of the networks' first stage")
+    machine.add_argument("--block-size", type=int, default=8, help="patterns written at once")
+    machine.add_argument("--sweeps", type=int, default=1, help="coordinate-ascent sweeps after writing")
+    machine.add_argument("--code-scale", type=float, default=1.0, help="start of the learned code noise, sigma")
+    training = train.add_argument_group("training")
+    training.add_argument("--steps", type=int, default=400, help="training steps")
+    training.add_argument("--learning-rate", type=float, default=6e-3, help="largest learning rate of Adam")
+    training.add_argument("--autoencoder-weight", type=float, default=1.0, help="weight of the autoencoder term")
+    training.add_argument("--memory-kl-weight", type=float, default=0.4, help="weight of the memory's KL in the loss")
+    training.add_argument("--seed", type=int, default=0, help="seed of parameters, data, noise and evaluation")
+    training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
+    training.add_argument("--resume", action="store_true", help="go on from the checkpoint of the run")
+
+    evaluate = add("evaluate", "draw every curve of a trained machine on held-out images; takes minutes")
+    for sub in (train, evaluate):
+        sub.add_argument_group("evaluation").add_argument(
+            "--recall-episodes", type=int, default=16, help="held-out episodes that are recalled from damaged cues"
+        )
+
+    query = add("query", "store an episode of held-out images, and recall it from damaged cues")
+    query.add_argument("--noise", type=float, default=0.15, help="salt-and-pepper noise of the cues")
+    query.add_argument("--steps", type=int, default=10, help="steps of the query")
+    query.add_argument("--no-channel", action="store_true", help="query without a channel, by attractor dynamics")
+    generate = add("generate", "store an episode of held-out images, and draw new ones from its memory")
+    generate.add_argument("--samples", type=int, default=32, help="images to draw")
+    generate.add_argument("--steps", type=int, default=0, help="steps of the dynamics that sharpen them")
+    for sub, name in ((query, "query"), (generate, "samples")):
+        sub.add_argument("--episode", type=int, default=0, help="which held-out episode to store")
+        sub.add_argument("--seed", type=int, default=0, help="seed of the noise")
+        sub.add_argument("--out", type=Path, help=f"picture to write; default: {name}.png in the run's folder")
+    return result

@@ -1,0 +1,128 @@
+"""A run: its folder, configuration, data and machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva.datasets import Episodes, glyphs, load_images
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.networks import ConvDecoder, ConvEncoder
+from pyro_kanerva.priors import GaussianMemory
+from pyro_kanerva.training import load_checkpoint
+from pyro_kanerva.writers import OnlineWriter
+
+#: The options of ``train`` that config.json keeps.
+CONFIG = (
+    "data",
+    "held_out",
+    "held_out_where",
+    "episode_length",
+    "batch_size",
+    "slots",
+    "code_size",
+    "width",
+    "block_size",
+    "sweeps",
+    "code_scale",
+    "steps",
+    "learning_rate",
+    "autoencoder_weight",
+    "memory_kl_weight",
+    "seed",
+)
+
+
+def find_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Try auto.") from error
+
+
+def load_split(config: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Training and held-out images."""
+    if config["data"] == "glyphs":
+        if config["held_out"] is not None or config["held_out_where"] is not None:
+            raise ValueError("--held-out goes with --data PATH; the glyphs are split by character.")
+        return glyphs("train").images, glyphs("test").images
+    if config["held_out_where"] is not None:
+        return split_by_label(config["data"], config["held_out_where"], config["held_out"])
+    images = load_images(config["data"]).images
+    held_out = len(images) // 4 if config["held_out"] is None else config["held_out"]
+    if not 0 < held_out < len(images):
+        raise ValueError(f"--held-out is {held_out}; expected 1 to {len(images) - 1}, fewer than there are images.")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config["seed"]))
+    return images[order[held_out:]], images[order[:held_out]]
+
+
+def split_by_label(data: str, where: str, held_out: int | None) -> tuple[Tensor, Tensor]:
+    if held_out is not None:
+        raise ValueError("--held-out and --held-out-where are two ways to hold images out; pass one of them.")
+    name, _, value = where.partition("=")
+    if not value.lstrip("-").isdigit():
+        raise ValueError(f"--held-out-where is {where}; expected NAME=VALUE with an integer VALUE, as in split=1.")
+    images, labels = load_images(data, name)
+    chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)
+    if not 0 < int(chosen.sum()) < len(images):
+        raise ValueError(f"--held-out-where {where} holds out {int(chosen.sum())} of {len(images)} images.")
+    return images[~chosen], images[chosen]
+
+
+def held_out_episodes(config: dict[str, Any], images: Tensor, most: int | None = None) -> Episodes:
+    """One epoch of held-out episodes, in batches of some 16; all of them, or at most ``most``."""
+    length = config["episode_length"]
+    number = len(images) // length if most is None else min(most, len(images) // length)
+    if number < 1:
+        raise ValueError(f"{len(images)} held-out images make no episode of {length}; raise --held-out.")
+    batch_size = max(size for size in range(1, 17) if number % size == 0)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config["seed"] + 1))
+    return Episodes(images[order[: number * length]], length, batch_size, seed=config["seed"])
+
+
+def batches_on(device: torch.device, episodes: Episodes) -> list[Tensor]:
+    """The batches of one epoch, on a device."""
+    return [patterns.to(device) for patterns in episodes]
+
+
+def build_machine(config: dict[str, Any], event_shape: Sequence[int], device: torch.device) -> KanervaMachine:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        machine = KanervaMachine(
+            ConvEncoder(event_shape, config["code_size"], config["width"]),
+            ConvDecoder(config["code_size"], event_shape, config["width"]),
+            memory_prior=GaussianMemory(config["slots"], config["code_size"]),
+            writer=OnlineWriter(config["block_size"], config["sweeps"]),
+            code_scale=config["code_scale"],
+        )
+    return machine.to(device)
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        config = {}
+    except FileNotFoundError:
+        raise ValueError(f"{run} holds no run; make one with: pyro-kanerva train --run {run}") from None
+    if set(config) != set(CONFIG):
+        raise ValueError(f"{path} is broken or of another version; restore it, or train anew in another folder.")
+    return config
+
+
+def open_run(run: Path, device_name: str) -> tuple[dict[str, Any], KanervaMachine, Tensor, torch.device]:
+    """Configuration, trained machine, held-out images and device of a run."""
+    device = find_device(device_name)
+    config = load_config(run)
+    images = load_split(config)[1]
+    machine = build_machine(config, (1, *images.shape[1:]), device)
+    load_checkpoint(run, machine)
+    return config, machine, images, device

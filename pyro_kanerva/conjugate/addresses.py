@@ -1,0 +1,119 @@
+"""The address of a code, given the memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva._checks import check_positive
+from pyro_kanerva._precision import full_precision
+from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
+
+ADDRESS_PRECISION = "the address precision"  # its name in errors
+
+
+class AddressPosterior(NamedTuple):
+    """q(w_t | z_t, M) of mean ``loc`` (..., T, K); one covariance serves all T patterns.
+
+    ``scale_tril`` (..., K, K) is its lower Cholesky factor.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+
+
+def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
+    """``sigma^2``, a tensor of the dtype and device of ``like``.
+
+    :raises ValueError: if ``noise_scale`` is a number that is not positive.
+    """
+    if not isinstance(noise_scale, Tensor):
+        check_positive("conjugate", noise_scale=noise_scale)
+    return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()
+
+
+@full_precision
+def code_information(memory_loc: Tensor, noise_scale: Tensor | float, row_covariance: Tensor | None = None) -> Tensor:
+    r"""The precision that a code adds to that of its address: ``(R R^T + C U) / sigma^2``, shape ``(..., K, K)``.
+
+    :param memory_loc: ``R``, shape ``(..., K, C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :param row_covariance: ``U``, a covariance, shape ``(..., K, K)``; ``None`` for a known memory, ``M = R``.
+    """
+    second_moment = memory_loc @ memory_loc.mT
+    if row_covariance is not None:
+        second_moment = second_moment + memory_loc.shape[-1] * row_covariance
+    return second_moment / variance_of(noise_scale, memory_loc)
+
+
+@full_precision
+def address_precision(information: Tensor, prior_precision: Tensor, jacobian: Tensor | None = None) -> Tensor:
+    r"""The precision of an address given its code: ``A = P + J^T I J``, shape ``(..., n, n)``.
+
+    :param information: ``I``, of :func:`code_information`, shape ``(..., K, K)``.
+    :param prior_precision: ``P``, shape ``(..., n, n)``.
+    :param jacobian: ``J = dw/du``, shape ``(..., K, n)``, for the precision of other coordinates u of the address;
+        ``None`` for that of the address itself, ``n = K``.
+    """
+    return prior_precision + (information if jacobian is None else jacobian.mT @ information @ jacobian)
+
+
+@full_precision
+def address_posterior(
+    codes: Tensor,
+    memory_loc: Tensor,
+    noise_scale: Tensor | float,
+    *,
+    prior_loc: Tensor | None = None,
+    prior_precision: Tensor | None = None,
+    row_covariance: Tensor | None = None,
+) -> AddressPosterior:
+    r"""Exact posterior of the addresses of ``codes``.
+
+    ::
+
+        A = P + (R R^T + C U) / sigma^2        q(w_t) = Normal(A^-1 (P m + R z_t / sigma^2), A^-1)
+
+    With ``row_covariance=None`` the memory is known, ``M = R``, and this is q(w | z, M). With ``U`` it is
+    the optimal mean-field factor under an uncertain memory, from ``E[M M^T] = R R^T + C U``.
+
+    :param codes: ``z``, shape ``(..., T, C)``.
+    :param memory_loc: ``R``, shape ``(..., K, C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :param prior_loc: ``m``, shape ``(K,)``; ``None`` for zero.
+    :param prior_precision: ``P``, shape ``(K, K)``; ``None`` for the identity.
+    :param row_covariance: ``U``, a covariance, shape ``(..., K, K)``.
+    :raises ValueError: if the precision ``A`` cannot be factorized.
+    """
+    if prior_precision is None:
+        prior_precision = torch.eye(memory_loc.shape[-2], dtype=codes.dtype, device=codes.device)
+    precision = address_precision(code_information(memory_loc, noise_scale, row_covariance), prior_precision)
+    scale_tril = precision_to_scale_tril(precision, ADDRESS_PRECISION)
+    information = codes @ memory_loc.mT / variance_of(noise_scale, codes)  # (..., T, K)
+    if prior_loc is not None:
+        information = information + prior_precision @ prior_loc
+    return AddressPosterior(information @ scale_tril @ scale_tril.mT, scale_tril)
+
+
+@full_precision
+def address_mean(codes: Tensor, memory_loc: Tensor, noise_scale: Tensor | float) -> Tensor:
+    """``E[w | z, M = R]`` under the address prior Normal(0, I): the mean of :func:`address_posterior` alone.
+
+    ::
+
+        W = Z R^T (R R^T + sigma^2 I)^-1
+
+    :param codes: ``Z``, shape ``(..., T, C)``.
+    :param memory_loc: ``R``, shape ``(..., K, C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :return: ``W``, shape ``(..., T, K)``.
+    :raises ValueError: if the matrix cannot be factorized.
+    """
+    variance = variance_of(noise_scale, codes)
+    identity = torch.eye(memory_loc.shape[-2], dtype=codes.dtype, device=codes.device)
+    inverse = inverse_positive(memory_loc @ memory_loc.mT + variance * identity, ADDRESS_PRECISION)
+    if codes.shape[-2] > codes.shape[-1]:  # the cheaper order of the two products
+        return codes @ (inverse @ memory_loc).mT
+    return codes @ memory_loc.mT @ inverse

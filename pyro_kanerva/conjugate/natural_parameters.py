@@ -1,0 +1,91 @@
+"""Writing in natural parameters, where contributions of patterns, blocks and machines add up."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva._precision import full_precision
+from pyro_kanerva.conjugate.addresses import variance_of
+from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
+from pyro_kanerva.distributions import MatrixNormal
+
+
+class NaturalParameters(NamedTuple):
+    """Information form of a matrix normal, or what patterns add to it.
+
+    ``precision`` (..., K, K) is U^-1, ``precision_loc`` (..., K, C) is U^-1 R.
+    """
+
+    precision: Tensor
+    precision_loc: Tensor
+
+
+def row_factor(memory: MatrixNormal) -> Tensor:
+    """The Cholesky factor of the row covariance of ``memory``.
+
+    :raises ValueError: if the memory also has a column factor.
+    """
+    if memory.scale_tril_column is not None:
+        raise ValueError(
+            "The memory has a column factor; the closed forms expect independent columns, MN(R, U, I). Build it with "
+            "scale_tril_column=None."
+        )
+    return memory.scale_tril_row
+
+
+def address_second_moment(addresses: Tensor, address_scale_tril: Tensor | None) -> Tensor:
+    """``sum_t E[w_t w_t^T]``, (..., K, K)."""
+    second_moment = addresses.mT @ addresses
+    if address_scale_tril is None:
+        return second_moment
+    return second_moment + addresses.shape[-2] * (address_scale_tril @ address_scale_tril.mT)
+
+
+@full_precision
+def statistics(
+    addresses: Tensor, codes: Tensor, noise_scale: Tensor | float, address_scale_tril: Tensor | None = None
+) -> NaturalParameters:
+    r"""What ``T`` patterns add to the natural parameters of the memory.
+
+    ::
+
+        sum_t E[w_t w_t^T] / sigma^2,      sum_t E[w_t] z_t^T / sigma^2
+
+    :param addresses: means ``E[w_t]``, shape ``(..., T, K)``.
+    :param codes: shape ``(..., T, C)``.
+    :param noise_scale: ``sigma``, a standard deviation.
+    :param address_scale_tril: Cholesky factor of the covariance shared by the addresses,
+        shape ``(..., K, K)``; ``None`` where the addresses are points.
+    :raises ValueError: if ``noise_scale`` is not positive.
+    """
+    variance = variance_of(noise_scale, codes)
+    precision = address_second_moment(addresses, address_scale_tril) / variance
+    return NaturalParameters(precision, (addresses / variance).mT @ codes)
+
+
+@full_precision
+def add_statistics(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
+    r"""Bayes' rule in natural parameters: ``memory`` with the contributions of ``parts`` added.
+
+    ::
+
+        U^-1 <- U^-1 + P,   U^-1 R <- U^-1 R + H,     for P, H the sums over parts
+
+    computed in factor form: ``L <- L T`` with ``T T^T = (I + L^T P L)^-1``, then ``R <- R + U (H - P R)``.
+    Negative contributions take patterns out again.
+
+    :raises ValueError: if no positive definite precision results, or there are no parts.
+    """
+    if not parts:
+        raise ValueError("add_statistics(): no parts were given; expected at least one NaturalParameters.")
+    precision = sum((part.precision for part in parts[1:]), start=parts[0].precision)
+    information = sum((part.precision_loc for part in parts[1:]), start=parts[0].precision_loc)
+    factor = row_factor(memory)
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
+    factor = factor @ change
+    loc = memory.loc + (factor @ factor.mT) @ (information - precision @ memory.loc)
+    return MatrixNormal(loc, factor, validate_args=False)

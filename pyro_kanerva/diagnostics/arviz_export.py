@@ -1,0 +1,153 @@
+"""Export to ArviZ 0.23 and 1.x; ArviZ is imported only where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from pyro_kanerva.diagnostics.arviz_versions import import_arviz, is_old
+from pyro_kanerva.diagnostics.guide_draws import guide_draws
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.model import Bound
+from pyro_kanerva.retrieval import Retrieval
+
+_CHAINS = 4  # pseudo-chains of independent draws
+_EVENT_DIMS = {"memory": ("slot", "code"), "address": ("slot",), "code": ("code",)}
+
+
+def _from_dict(groups: Mapping[str, Mapping[str, Tensor]], dims: Mapping[str, Sequence[str]]) -> Any:
+    """ArviZ's container of named variables: InferenceData of 0.23, DataTree of 1.x.
+
+    ``dims`` name what comes after chain and draw; each of them counts from 0.
+    """
+    arviz = import_arviz()
+    arrays = {
+        group: {name: value.detach().cpu().numpy() for name, value in variables.items()}
+        for group, variables in groups.items()
+    }
+    named = {name: list(names) for name, names in dims.items()}
+    return arviz.from_dict(**arrays, dims=named) if is_old(arviz) else arviz.from_dict(arrays, dims=named)
+
+
+def _event(event_shape: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"event_{i}" for i in range(len(event_shape)))
+
+
+def _posterior(
+    latents: Mapping[str, Tensor], patterns: Tensor, caller: str
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """Variables and their dimensions from sites (chain, draw, B, 1 or T) + event."""
+    variables, dims = {}, {"patterns": ("episode", "pattern", *_event(patterns.shape[2:]))}
+    for site, value in latents.items():
+        per_pattern = site != "memory"
+        wanted = (patterns.shape[0], patterns.shape[1] if per_pattern else 1)
+        if value.dim() < 4 or tuple(value.shape[2:4]) != wanted:
+            raise ValueError(
+                f'{caller}: the site "{site}" has shape {tuple(value.shape)}; expected (chains, draws, {wanted[0]}, '
+                f"{wanted[1]}) + event shape for {patterns.shape[0]} episodes of {patterns.shape[1]} patterns. Pass "
+                "the patterns that it was inferred from."
+            )
+        name = "codes" if site == "code" else site  # a variable of two dimensions cannot bear the name of one of them
+        events = _EVENT_DIMS.get(site, tuple(f"{name}_dim_{i}" for i in range(value.dim() - 4)))
+        variables[name] = value if per_pattern else value.squeeze(3)
+        dims[name] = ("episode", "pattern", *events) if per_pattern else ("episode", *events)
+    return variables, dims
+
+
+def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any:
+    """Draws from the guide for ArviZ.
+
+    Group ``posterior``: "memory" (chain, draw, episode, slot, code), "address" (chain, draw, episode,
+    pattern, slot), and further latent sites; a site "code" is named "codes", (chain, draw, episode,
+    pattern, code). Group ``log_likelihood``: "patterns" (chain, draw, episode, pattern), in nats. Group
+    ``observed_data``: "patterns" (episode, pattern, event_0, ...).
+
+    The draws are independent, folded into 4 pseudo-chains because ArviZ asks for chains: **R-hat and
+    effective sample sizes mean nothing here**, and are good whatever the guide. Ask :func:`khat` instead.
+
+    :param patterns: (B, T) + E, or (T,) + E for a single episode.
+    :param num_draws: in all, a multiple of 4 of at least 16.
+    :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
+    :raises ValueError: if the patterns do not fit the machine, or ``num_draws`` is another number.
+    """
+    if num_draws < _CHAINS**2 or num_draws % _CHAINS:
+        raise ValueError(
+            f"guide_data(): num_draws is {num_draws}; expected a multiple of {_CHAINS} of at least {_CHAINS**2}, "
+            f"since they are folded into {_CHAINS} pseudo-chains."
+        )
+    patterns = machine.check_patterns(patterns, "guide_data()")
+    draws = list(guide_draws(machine, patterns, num_draws, "guide_data()"))
+    latents, log_likelihood = (
+        {site: torch.cat([draw.latents[site] for draw in draws]) for site in draws[0].latents},
+        torch.cat([draw.log_likelihood for draw in draws]),
+    )
+    folded = {site: value.unflatten(0, (_CHAINS, -1)) for site, value in latents.items()}
+    variables, dims = _posterior(folded, patterns, "guide_data()")
+    groups = {
+        "posterior": variables,
+        "log_likelihood": {"patterns": log_likelihood.unflatten(0, (_CHAINS, -1))},
+        "observed_data": {"patterns": patterns},
+    }
+    return _from_dict(groups, dims)
+
+
+def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
+    """A finished Pyro ``MCMC`` run on ``machine.model`` for ArviZ; here R-hat and effective sizes are real.
+
+    Groups ``posterior`` and ``observed_data`` as :func:`guide_data` has them, and ``sample_stats`` with
+    "diverging" (chain, draw) where the kernel counts divergent transitions.
+
+    :param patterns: (B, T) + E, those of the run, with all their dimensions.
+    :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
+    :raises ValueError: if the run has no site "memory", or its sites do not fit the patterns.
+    """
+    samples = mcmc.get_samples(group_by_chain=True)
+    if "memory" not in samples:
+        raise ValueError(
+            f'mcmc_data(): the run has the sites {sorted(samples)}; expected "memory" among them. Run it on the model '
+            "of a machine."
+        )
+    variables, dims = _posterior(samples, patterns, "mcmc_data()")
+    groups = {"posterior": variables, "observed_data": {"patterns": patterns}}
+    chains, draws = samples["memory"].shape[:2]
+    divergences = mcmc.diagnostics().get("divergences")
+    if divergences is not None:
+        diverging = torch.zeros(chains, draws, dtype=torch.bool)
+        for chain in range(chains):
+            diverging[chain, divergences[f"chain {chain}"]] = True
+        groups["sample_stats"] = {"diverging": diverging}
+    return _from_dict(groups, dims)
+
+
+def retrieval_data(retrieval: Retrieval) -> Any:
+    """What a query went through for ArviZ and xarray: group ``constant_data``, as nothing of it is a draw.
+
+    "patterns" (step, episode, pattern, event_0, ...), "energy" (step, episode, pattern) in nats, "address"
+    (step, episode, pattern, slot), and "converged" (episode, pattern). Step 0 is the cue.
+
+    :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
+    """
+    query = ("step", "episode", "pattern")
+    dims = {
+        "patterns": (*query, *_event(retrieval.patterns.shape[3:])),
+        "energy": query,
+        "address": (*query, "slot"),
+        "converged": query[1:],
+    }
+    return _from_dict({"constant_data": retrieval._asdict()}, dims)
+
+
+def bound_data(bound: Bound) -> Any:
+    """The terms of the bound for ArviZ and xarray: group ``constant_data``, each (episode,), in nats per pattern.
+
+    "reconstruction", "address_kl", "memory_kl", ..., and what they amount to, "bound" and "conditional_bound".
+
+    :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
+    """
+    terms = {**bound._asdict(), "bound": bound.bound, "conditional_bound": bound.conditional_bound}
+    by_episode = {name: term.expand_as(bound.reconstruction) for name, term in terms.items()}
+    return _from_dict({"constant_data": by_episode}, dict.fromkeys(terms, ("episode",)))

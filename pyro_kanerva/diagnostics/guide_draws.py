@@ -1,0 +1,73 @@
+"""Draws from the guide, and the model at them, from the traces of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_kanerva.machine import KanervaMachine
+
+_ENTRIES = 2**21  # of the largest tensor of a chunk of draws, before the networks widen it
+
+
+class GuideDraws(NamedTuple):
+    """n draws from the guide, and the model at them.
+
+    ``latents`` (n, B, 1 or T) + event by site; ``log_weights`` (n, B) and ``log_likelihood`` (n, B, T) in nats.
+    """
+
+    latents: dict[str, Tensor]
+    log_weights: Tensor
+    log_likelihood: Tensor
+
+
+def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
+    """The sample sites with their log probabilities, without those that belong to plates."""
+    trace = poutine.util.prune_subsample_sites(trace)
+    trace.compute_log_prob()
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _latents(sites: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
+
+
+def _by_episode(sites: Mapping[str, Any], num_episodes: int, caller: str) -> Tensor:
+    """The log joint of each draw and episode, (n, B)."""
+    for name, site in sites.items():
+        if tuple(site["log_prob"].shape[-2:-1]) != (num_episodes,):
+            raise ValueError(
+                f'{caller}: the site "{name}" has batch shape {tuple(site["log_prob"].shape)}; expected (..., '
+                f'{num_episodes}, T or 1), apart for each episode. Sample it inside the plate "episode".'
+            )
+    return torch.stack([site["log_prob"].sum(-1) for site in sites.values()]).sum(0)
+
+
+@torch.no_grad()
+def guide_draws(
+    machine: KanervaMachine, patterns: Tensor, num_samples: int, caller: str, known: dict[str, Tensor] | None = None
+) -> Iterator[GuideDraws]:
+    """Chunks of independent draws from the guide, given the sites in ``known``."""
+    num_episodes, num_patterns = patterns.shape[:2]
+    slots, size = machine.num_slots, machine.code_size
+    largest = max(patterns.numel(), num_episodes * slots * size, num_episodes * num_patterns * (slots + size))
+    chunk = max(1, _ENTRIES // largest)
+    guide, model = (poutine.condition(program, data=known or {}) for program in (machine.guide, machine.model))
+    for start in range(0, num_samples, chunk):
+        with pyro.plate("particles", min(chunk, num_samples - start), dim=-3):
+            guide_trace = poutine.trace(guide).get_trace(patterns)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(patterns)
+        q, p = sample_sites(guide_trace), sample_sites(model_trace)
+        latents = _latents(q)
+        if latents.keys() != _latents(p).keys():
+            raise ValueError(
+                f"{caller}: the guide samples the sites {sorted(latents)}, the model {sorted(_latents(p))}; expected "
+                "the same. A site that only one of them has leaves the importance weights undefined."
+            )
+        log_weights = _by_episode(p, num_episodes, caller) - _by_episode(q, num_episodes, caller)
+        yield GuideDraws(latents, log_weights, p["pattern"]["log_prob"])

@@ -1,0 +1,15 @@
+"""Distributions that neither Pyro nor torch has."""
+
+from pyro_kanerva.distributions.horseshoe import HorseshoeLike
+from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
+from pyro_kanerva.distributions.shared_covariance import SharedCovarianceNormal
+
+__all__ = [
+    "AdditiveLogistic",
+    "DiscretizedLogistic",
+    "HorseshoeLike",
+    "MatrixNormal",
+    "SharedCovarianceNormal",
+    "kl_matrix_normal",
+]

@@ -1,0 +1,65 @@
+"""Gaussians that share one covariance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions.kl import register_kl
+
+from pyro_kanerva._precision import full_precision
+
+
+class SharedCovarianceNormal(dist.MultivariateNormal):
+    """T Gaussians with one covariance: a ``MultivariateNormal`` that never copies its factor T times.
+
+    :param loc: shape ``(..., T, K)``.
+    :param scale_tril: the lower Cholesky factor of the covariance, shape ``(..., K, K)``.
+    """
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(loc, scale_tril=scale_tril.unsqueeze(-3), validate_args=validate_args)
+        self.shared_scale_tril = scale_tril
+
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> SharedCovarianceNormal:
+        """The same distribution with more dimensions on the left."""
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        new = SharedCovarianceNormal(loc, self.shared_scale_tril, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @full_precision
+    def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        """Reparameterized samples, shape ``sample_shape + (..., T, K)``."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + noise @ self.shared_scale_tril.mT
+
+    @full_precision
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, shape of the batch."""
+        if self._validate_args:
+            self._validate_sample(value)
+        factor = self.shared_scale_tril
+        white = torch.linalg.solve_triangular(factor, (value - self.loc).mT, upper=False)  # (..., K, T)
+        log_determinant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        return -0.5 * (white.square().sum(-2) + factor.shape[-1] * math.log(2 * math.pi)) - log_determinant
+
+
+@register_kl(SharedCovarianceNormal, torch.distributions.MultivariateNormal)  # type: ignore[untyped-decorator]
+@full_precision
+def kl_shared_covariance(q: SharedCovarianceNormal, p: torch.distributions.MultivariateNormal) -> Tensor:
+    """KL(q || p) in nats, (..., T), for a p that is one Gaussian (K,)."""
+    if p.batch_shape:
+        plain = dist.MultivariateNormal(q.loc, scale_tril=q.shared_scale_tril.unsqueeze(-3), validate_args=False)
+        return torch.distributions.kl_divergence(plain, p)
+    identity = torch.eye(p.event_shape[0], dtype=p.loc.dtype, device=p.loc.device)
+    inverse = torch.linalg.solve_triangular(p.scale_tril, identity, upper=False)
+    factor = inverse @ q.shared_scale_tril  # that of q where p is standard normal
+    trace = factor.square().sum((-2, -1)) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    squared = ((q.loc - p.loc) @ inverse.mT).square().sum(-1)
+    return 0.5 * (squared + (trace - factor.shape[-1]).unsqueeze(-1))

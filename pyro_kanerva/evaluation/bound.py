@@ -1,0 +1,24 @@
+"""The bound on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.model import Bound
+
+
+def evaluate_bound(machine: KanervaMachine, batches: Iterable[Tensor], num_particles: int = 1) -> Bound:
+    """The terms of the bound of every episode, (number of episodes,), nats per pattern.
+
+    :param num_particles: samples of M and w per episode.
+    :raises ValueError: if there are no batches, or the patterns do not fit the machine.
+    """
+    with torch.no_grad():
+        bounds = [machine.bound(patterns, num_particles) for patterns in batches]
+    if not bounds:
+        raise ValueError("evaluate_bound(): batches is empty; expected at least one batch of patterns.")
+    return Bound(*(torch.cat(terms) for terms in zip(*bounds, strict=True)))

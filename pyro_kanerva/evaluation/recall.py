@@ -1,0 +1,119 @@
+"""Recall error on held-out data: from damaged cues, and from cues with hidden entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva.channels import Channel, Damage
+from pyro_kanerva.datasets.episodes import derive_seed
+from pyro_kanerva.evaluation.curve import Curve, interval
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.retrieval import Retrieval
+
+
+class RecallError(NamedTuple):
+    """How wrong recalled patterns are.
+
+    ``errors`` (episodes, S + 1): the share of wrong entries, of the cues first and then after each step;
+    ``never_rose``: the share of queries whose energy fell or stayed in every step; ``num_steps``
+    (episodes,): steps after which a query no longer changed its pattern, S where it always did.
+    """
+
+    errors: Tensor
+    never_rose: float
+    num_steps: Tensor
+
+    @property
+    def cue(self) -> float:
+        """The mean error of the cues."""
+        return self.errors[:, 0].mean().item()
+
+    @property
+    def steps(self) -> list[float]:
+        """The mean error after each step."""
+        return self.errors[:, 1:].mean(0).tolist()
+
+    @property
+    def curve(self) -> Curve:
+        """The error by step."""
+        return interval(range(self.errors.shape[1]), self.errors)
+
+
+def entry_error(recalled: Tensor, patterns: Tensor) -> Tensor:
+    """The share of wrong entries of each episode, (..., B), of recalled and stored patterns (..., B, Q) + E."""
+    wrong = (recalled != patterns).double()
+    return wrong.flatten(wrong.dim() - patterns.dim() + 1).mean(-1)
+
+
+def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
+    """How far a query was from the ``patterns`` (B, Q) + E that its cues came from.
+
+    :raises ValueError: if the patterns are not as many, or of another shape.
+    """
+    if patterns.shape != retrieval.patterns.shape[1:]:
+        raise ValueError(
+            f"recall_error(): patterns have shape {tuple(patterns.shape)}; expected that of the retrieval's cues, "
+            f"{tuple(retrieval.patterns.shape[1:])}."
+        )
+    never_rose = (retrieval.energy.diff(dim=0) <= 0).all(0).double().mean().item()
+    moved = (retrieval.patterns[1:] != retrieval.patterns[:-1]).flatten(3).any(-1)  # (S, B, Q)
+    numbers = torch.arange(1, len(moved) + 1, device=moved.device).view(-1, 1, 1)
+    last = (moved * numbers).amax(0) if len(moved) else moved.new_zeros(moved.shape[1:])
+    return RecallError(entry_error(retrieval.patterns, patterns).mT, never_rose, last.double().mean(-1))
+
+
+def evaluate_recall(
+    machine: KanervaMachine,
+    batches: Iterable[Tensor],
+    damage: Damage,
+    *,
+    channel: Channel | None,
+    num_steps: int = 10,
+    seed: int = 0,
+) -> RecallError:
+    """Write each episode, damage its patterns, and query them.
+
+    :param damage: the channel that makes the cues, seeded by ``seed``.
+    :param channel: the channel of the query; ``None`` for the paper's dynamics.
+    :raises ValueError: if there are no batches, or the patterns do not fit the machine.
+    """
+    parts = []
+    for number, patterns in enumerate(batches):
+        patterns = machine.with_episodes(patterns, "evaluate_recall()")
+        cues = damage(patterns, cue_generator(patterns, seed, number))
+        parts.append(recall_error(patterns, machine.write(patterns).query(cues, num_steps=num_steps, channel=channel)))
+    if not parts:
+        raise ValueError("evaluate_recall(): batches is empty; expected at least one batch of patterns.")
+    errors = torch.cat([part.errors for part in parts])
+    never_rose = sum(part.never_rose * len(part.errors) for part in parts) / len(errors)
+    return RecallError(errors, never_rose, torch.cat([part.num_steps for part in parts]))
+
+
+def evaluate_completion(
+    machine: KanervaMachine, batches: Iterable[Tensor], occlusion: Channel, hidden: Tensor, *, num_samples: int = 40
+) -> dict[str, float]:
+    """Errors on ``hidden`` entries (bool, of shape E) of patterns whose other entries are known.
+
+    "blank": of an image without ink; "query": of :meth:`Memory.query`; "mean of the chain": of the posterior mean by
+    :meth:`Memory.sample`, with a memory drawn in every sweep.
+
+    :param occlusion: the :class:`Occlusion` that hides those entries.
+    """
+    errors: dict[str, list[Tensor]] = {"blank": [], "query": [], "mean of the chain": []}
+    for patterns in batches:
+        patterns = machine.with_episodes(patterns, "evaluate_completion()")
+        memory, cues = machine.write(patterns), torch.where(hidden, 0.0, patterns)
+        draws = memory.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
+        recalled = (cues, memory.query(cues, channel=occlusion).patterns[-1], (draws.mean(0) > 0.5).to(cues.dtype))
+        for values, pattern in zip(errors.values(), recalled, strict=True):
+            values.append((pattern != patterns)[..., hidden.expand(patterns.shape[2:])].double().mean((1, 2)))
+    return {name: torch.cat(values).mean().item() for name, values in errors.items()}
+
+
+def cue_generator(patterns: Tensor, seed: int, number: int) -> torch.Generator:
+    """The random numbers for the cues of batch ``number``."""
+    return torch.Generator(patterns.device).manual_seed(derive_seed(seed, number))

@@ -1,0 +1,101 @@
+"""The records of a memory's writes: enough to undo each of them, and to make the memory again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva.conjugate import NaturalParameters, add_statistics, statistics
+from pyro_kanerva.distributions import MatrixNormal
+
+
+class WriteRecord(NamedTuple):
+    """One write: ``codes`` (B, T, C) and the means ``addresses`` (B, T, K) under which they were stored.
+
+    ``address_scale_tril`` (B, K, K) is the Cholesky factor of their covariance where it entered the update.
+    """
+
+    codes: Tensor
+    addresses: Tensor
+    address_scale_tril: Tensor | None
+
+    @property
+    def num_patterns(self) -> int:
+        """T."""
+        return self.codes.shape[-2]
+
+    def statistics(self, noise_scale: Tensor) -> NaturalParameters:
+        """What the write added to the natural parameters of the memory, in float64."""
+        factor = None if self.address_scale_tril is None else self.address_scale_tril.double()
+        return statistics(self.addresses.double(), self.codes.double(), noise_scale.double(), factor)
+
+
+class StreamRecord(NamedTuple):
+    """One stream of chunks: the sum of what they added to the memory, of constant size. Their codes are not kept.
+
+    ``precision`` (B, K, K) and ``precision_loc`` (B, K, C) are :class:`~pyro_kanerva.conjugate.NaturalParameters`, in
+    float64.
+    """
+
+    num_chunks: int
+    num_patterns: int
+    precision: Tensor
+    precision_loc: Tensor
+
+    def statistics(self, noise_scale: Tensor) -> NaturalParameters:
+        """What the stream added to the natural parameters of the memory, in float64."""
+        return NaturalParameters(self.precision, self.precision_loc)
+
+    def extended(self, part: NaturalParameters, num_patterns: int) -> StreamRecord:
+        """The record with one more chunk, of statistics ``part``."""
+        return StreamRecord(
+            self.num_chunks + 1,
+            self.num_patterns + num_patterns,
+            self.precision + part.precision,
+            self.precision_loc + part.precision_loc,
+        )
+
+
+Record = WriteRecord | StreamRecord
+
+
+def empty_stream_record(posterior: MatrixNormal) -> StreamRecord:
+    """The record of a stream of which nothing has been written into ``posterior``."""
+    loc = posterior.loc
+    precision = loc.new_zeros(*loc.shape[:-1], loc.shape[-2], dtype=torch.float64)
+    return StreamRecord(0, 0, precision, torch.zeros_like(loc, dtype=torch.float64))
+
+
+def in_float64(posterior: MatrixNormal) -> MatrixNormal:
+    """The same distribution in float64."""
+    return MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
+
+
+def posterior_from_records(prior: MatrixNormal, code_scale: Tensor, records: Sequence[Record]) -> MatrixNormal:
+    """``prior`` with the statistics of ``records`` added in float64; batch and dtype are those of ``prior``."""
+    if not records:
+        return prior
+    found = add_statistics(in_float64(prior), *(record.statistics(code_scale) for record in records))
+    return MatrixNormal(found.loc.to(prior.loc), found.scale_tril_row.to(prior.loc), validate_args=False)
+
+
+def check_records(rebuilt: MatrixNormal, posterior: MatrixNormal, writer: object, caller: str) -> None:
+    """Check that the records account for a memory: float32 writes stay within 1e-3 of float64.
+
+    :param rebuilt: of :func:`posterior_from_records`.
+    :raises ValueError: if they do not.
+    """
+    for found, expected in (
+        (rebuilt.loc, posterior.loc),
+        (rebuilt.row_covariance, posterior.row_covariance),
+    ):
+        if not bool((found - expected).abs().max() <= 1e-3 * expected.abs().max()):
+            raise ValueError(
+                f"{caller}: the memory is not the memory prior plus the statistics of its records, so its writes "
+                f"cannot be told apart. Either {type(writer).__name__} does not add statistics (OnlineWriter does), or "
+                "the machine was trained since, or the memory did not start from its prior. Write the patterns that "
+                "are to stay."
+            )

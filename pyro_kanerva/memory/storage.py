@@ -1,0 +1,71 @@
+"""Files of memories: what is stored, and for which machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from pyro_kanerva import _files
+from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord
+from pyro_kanerva.model import Parts
+from pyro_kanerva.priors import as_distribution
+
+
+def save_memory(
+    path: str | os.PathLike[str],
+    parts: Parts,
+    posterior: MatrixNormal,
+    event_shape: tuple[int, ...],
+    records: Sequence[Record],
+) -> None:
+    """Write a file with q(M) and the records, whole or not at all."""
+    state = {
+        "loc": posterior.loc.contiguous(),
+        "scale_tril_row": posterior.scale_tril_row.contiguous(),
+        "records": [tuple(record) for record in records],
+        "streams": [isinstance(record, StreamRecord) for record in records],
+    }
+    header = {
+        "event_shape": list(event_shape),
+        "memory_shape": list(posterior.event_shape),
+        "machine": fingerprint(parts),
+    }
+    _files.save(path, "memory", header, state)
+
+
+def load_memory(path: str | os.PathLike[str], parts: Parts) -> tuple[MatrixNormal, tuple[int, ...], list[Record]]:
+    """q(M), the shape of a pattern, and the records of a file that :func:`save_memory` wrote.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises ValueError: if the file is broken, of another kind or version, unsafe, or of other parts.
+    """
+    dtype = parts.log_code_scale.dtype
+    header, state = _files.load(path, "memory", parts.log_code_scale.device)
+    size = [parts.num_slots, parts.code_size]
+    if header.get("machine") != fingerprint(parts) or header.get("memory_shape") != size:
+        raise ValueError(
+            f"{path} was written by a machine with other parameters, whose codes and addresses mean something "
+            "else. Load the checkpoint of that machine, or write the patterns again with this one."
+        )
+    records: list[Record] = []
+    for record, stream in zip(state["records"], state.get("streams", [False] * len(state["records"])), strict=True):
+        if stream:
+            records.append(StreamRecord(*record))
+        else:
+            codes, addresses, factor = record
+            factor = None if factor is None else factor.to(dtype)
+            records.append(WriteRecord(codes.to(dtype), addresses.to(dtype), factor))
+    posterior = MatrixNormal(state["loc"].to(dtype), state["scale_tril_row"].to(dtype))
+    return posterior, tuple(header["event_shape"]), records
+
+
+def fingerprint(parts: Parts) -> str:
+    """Equal for parts of equal parameters, buffers and kinds of priors, whatever their device and precision."""
+    priors = [type(as_distribution(prior)).__name__ for prior in (parts.memory_prior, parts.address_prior)]
+    digest = hashlib.sha256(f"{priors} {parts.code_posterior is None}".encode())
+    for name, tensor in sorted([*parts.named_parameters(), *parts.named_buffers()]):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

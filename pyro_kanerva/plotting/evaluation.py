@@ -1,0 +1,121 @@
+"""Curves and bars: training, bounds, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pyro_kanerva.evaluation import ROC, Curve
+from pyro_kanerva.model import Bound
+from pyro_kanerva.plotting.style import BLUE, COLORS, ORANGE, legend, line_styles, new_axes, plain_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEAST_RATE = 1e-3  # where the axis of a ROC curve starts
+
+
+def training_curve(
+    steps: Sequence[int], bound: Sequence[float], conditional_bound: Sequence[float], *, ax: Axes | None = None
+) -> Axes:
+    """Negative bound and negative conditional bound of the training episodes by step."""
+    ax = new_axes(ax, (5, 3.2))
+    ax.plot(steps, -np.asarray(bound), color=BLUE, label="negative bound")
+    ax.plot(steps, -np.asarray(conditional_bound), color=ORANGE, linestyle="--", label="without the memory KL")
+    ax.set_xlabel("training step")
+    ax.set_ylabel("nats per pattern")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:.0f}")
+    ax.yaxis.set_minor_formatter("{x:.0f}")
+    ax.legend(frameon=False)
+    return ax
+
+
+def bound_terms(bounds: Mapping[str, Bound], *, ax: Axes | None = None) -> Axes:
+    """What the negative bound of every entry consists of, stacked: nats per pattern, means over episodes.
+
+    The code KL is shown where any codes are latent.
+
+    :raises ValueError: if there are no bounds.
+    """
+    if not bounds:
+        raise ValueError("bound_terms(): there are no bounds; expected at least one.")
+    ax = new_axes(ax, (7, 1.2 + 0.45 * len(bounds)))
+    parts = [
+        ("negative reconstruction", BLUE, "", [-bound.reconstruction.mean().item() for bound in bounds.values()]),
+        ("address KL", ORANGE, "//", [bound.address_kl.mean().item() for bound in bounds.values()]),
+        ("code KL", COLORS[3], "xx", [bound.code_kl.mean().item() for bound in bounds.values()]),
+        ("memory KL", COLORS[2], "..", [bound.memory_kl.mean().item() for bound in bounds.values()]),
+    ]
+    if not any(parts[2][3]):
+        del parts[2]
+    names, start = list(bounds), np.zeros(len(bounds))
+    for label, color, hatch, width in parts:
+        ax.barh(names, width, 0.7, start, color=color, hatch=hatch, edgecolor="white", label=label)
+        start = start + width
+    for place, total in enumerate(start.tolist()):
+        ax.annotate(f"{total:.1f}", (total, place), (3, 0), textcoords="offset points", va="center")
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel("negative bound in nats per pattern (low is good)")
+    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(parts))
+    return ax
+
+
+def curves(
+    curves: Mapping[str, Curve],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    percent: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """A line with markers per entry, with its 95% interval over episodes as a pale band.
+
+    :param curves: up to 8, by name, for instance from :mod:`pyro_kanerva.evaluation`.
+    :param xlabel: with the unit, like ``ylabel``.
+    :param percent: y is a share, and labeled in percent.
+    :raises ValueError: if there are no curves, or more than 8.
+    """
+    styles = line_styles(curves, "curves()")
+    ax = new_axes(ax, (7.5 if len(curves) > 4 else 5, 3.2))
+    for style, curve in zip(styles, curves.values(), strict=True):
+        ax.plot(curve.x, curve.mean, markersize=4, linewidth=1.5, **style)
+        ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
+    ax.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear", xlabel=xlabel, ylabel=ylabel)
+    plain_labels(ax.xaxis, log=log_x)
+    plain_labels(ax.yaxis, log=log_y, percent=percent)
+    legend(ax, outside=len(curves) > 4)
+    return ax
+
+
+def roc_curve(rocs: Mapping[str, ROC], *, ax: Axes | None = None) -> Axes:
+    """How many stored patterns are recognized, by the share of false alarms, on a log axis from 0.001.
+
+    Rates below that are drawn at the left edge; the dotted line is that of guessing.
+
+    :param rocs: up to 8, by name.
+    :raises ValueError: if there are no curves, or more than 8.
+    """
+    styles = line_styles(rocs, "roc_curve()")
+    ax = new_axes(ax, (7, 3.6))
+    guessing = np.geomspace(_LEAST_RATE, 1)
+    ax.plot(guessing, guessing, color="grey", linestyle=":", linewidth=1, label="guessing")
+    for style, roc in zip(styles, rocs.values(), strict=True):
+        style |= {"label": f"{style['label']} (AUC {roc.auc:.3f})", "marker": None}
+        x, y = (torch.as_tensor(rate).cpu().numpy() for rate in (roc.false_positive_rate, roc.true_positive_rate))
+        ax.plot(np.maximum(x, _LEAST_RATE), y, linewidth=1.5, drawstyle="steps-post", **style)
+    ax.set_xscale("log")
+    plain_labels(ax.xaxis, log=True)
+    ax.set_xlim(_LEAST_RATE, 1)
+    ax.set_ylim(0, 1.02)
+    ax.set_box_aspect(1)
+    ax.set_xlabel("unstored patterns called stored")
+    ax.set_ylabel("stored patterns called stored")
+    legend(ax, outside=True)  # the curves leave no corner free
+    return ax

@@ -1,0 +1,63 @@
+"""What all figures share: colors, axes, legends and tick labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+BLUE, ORANGE = "#0072b2", "#d55e00"  # distinguishable to color-blind readers, and in grey
+# Okabe and Ito's colors, with grey for their yellow, which is too pale for a line.
+COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00", "#808080")
+LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """``ax``, or the axes of a new figure of ``size`` in inches."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained").add_subplot()
+
+
+def line_styles(names: Mapping[str, object], caller: str) -> list[dict[str, Any]]:
+    """Color, line and marker of every entry."""
+    if not 1 <= len(names) <= len(COLORS):
+        raise ValueError(f"{caller}: {len(names)} entries; expected 1 to {len(COLORS)}, which can be told apart.")
+    looks = zip(names, COLORS, LINES * 2, MARKERS, strict=False)
+    return [{"label": name, "color": color, "linestyle": line, "marker": mark} for name, color, line, mark in looks]
+
+
+def plain_labels(axis: Axis, *, log: bool, percent: bool = False) -> None:
+    """Numbers as people write them, 0.01 or 1%; on a short log axis also at 2 and 5 times a power of ten."""
+
+    def label(value: float, _: float = 0) -> str:
+        return f"{100 * value:.6g}%" if percent else f"{value:.6g}"
+
+    def minor(value: float, _: float = 0) -> str:
+        low, high = axis.get_view_interval()
+        leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9), 6)
+        return label(value) if leading in (2, 5) and high < 300 * low else ""
+
+    if log or percent:
+        axis.set_major_formatter(label)
+    if log:
+        axis.set_minor_formatter(minor)
+
+
+def legend(ax: Axes, *, outside: bool) -> None:
+    """A legend inside the axes, or to the right of them."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside else {}
+    ax.legend(frameon=False, fontsize="small", **place)
+
+
+def legend_above(ax: Axes, columns: int) -> None:
+    """A legend above the axes, where it hides no data."""
+    ax.legend(
+        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, columnspacing=1.2
+    )

@@ -1,0 +1,21 @@
+"""What a reader is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyro.distributions as dist
+from torch import Tensor
+
+
+class Reader(Protocol):
+    """How a cue becomes q(w | x, M), the guide of its address: any callable of this signature."""
+
+    def __call__(
+        self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor, /
+    ) -> dist.TorchDistribution:
+        """q(w | x, M) for codes (..., T, C) and a known memory ``matrix`` (..., K, C).
+
+        The result has batch shape (..., T), event shape (K,) and the support of ``address_prior``. Leading dimensions
+        of codes and matrix broadcast. ``code_scale`` is sigma, a standard deviation, shape ().
+        """

@@ -1,0 +1,55 @@
+"""Readers in closed form, for Gaussian address priors."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_kanerva._checks import check_positive
+from pyro_kanerva.conjugate import address_posterior
+from pyro_kanerva.distributions import SharedCovarianceNormal
+from pyro_kanerva.priors import moment_matched_address
+
+
+class ExactReader(nn.Module):
+    """The exact posterior in the linear-Gaussian surrogate, ``A = P + M M^T / sigma^2``.
+
+    ::
+
+        q(w | x, M) = Normal(A^-1 (P m + M z / sigma^2), A^-1)
+
+    for an address prior of mean ``m`` and precision ``P``. See
+    :func:`pyro_kanerva.conjugate.address_posterior`.
+    """
+
+    def forward(
+        self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor
+    ) -> dist.TorchDistribution:
+        """``MultivariateNormal`` of batch shape (..., T) and event shape (K,)."""
+        prior_loc, prior_precision = moment_matched_address(address_prior)
+        q = address_posterior(codes, matrix, code_scale, prior_loc=prior_loc, prior_precision=prior_precision)
+        return SharedCovarianceNormal(q.loc, q.scale_tril, validate_args=False)
+
+
+class ScalarReader(nn.Module):
+    """The paper's reader: the exact mean, and one learned standard deviation for all slots and patterns.
+
+    :param scale: where the standard deviation starts, a positive number.
+    :raises ValueError: if ``scale`` is not positive.
+
+    Source: Wu et al. 2018 (arXiv 1811.09556), section 3.2.
+    """
+
+    def __init__(self, scale: float = 0.3) -> None:
+        super().__init__()
+        check_positive("ScalarReader", scale=scale)
+        self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
+
+    def forward(
+        self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor
+    ) -> dist.TorchDistribution:
+        """Independent ``Normal`` of batch shape (..., T) and event shape (K,)."""
+        prior_loc, prior_precision = moment_matched_address(address_prior)
+        loc = address_posterior(codes, matrix, code_scale, prior_loc=prior_loc, prior_precision=prior_precision).loc
+        return dist.Normal(loc, self.log_scale.exp(), validate_args=False).to_event(1)

@@ -1,0 +1,150 @@
+"""The reader for address priors that are not Gaussian."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._precision import full_precision
+from pyro_kanerva.conjugate import address_precision, code_information, precision_to_scale_tril
+from pyro_kanerva.priors import Coordinates, real_coordinates
+
+
+class LaplaceReader(nn.Module):
+    r"""A Gaussian at the mode, by Newton steps, for address priors that are not Gaussian.
+
+    In real coordinates u of the address, ``w = T(u)`` (the address itself where its prior is on R^K), the
+    posterior of the linear-Gaussian surrogate is ``log p(u) - |z - M^T T(u)|^2 / (2 sigma^2)``, and::
+
+        A = Lambda + J^T M M^T J / sigma^2,     u <- u + A^-1 (g + J^T M (z - M^T T(u)) / sigma^2),     J = dT/du
+
+    with the gradient g and the curvature Lambda of the prior, so that ``q(u) = Normal(u, A^-1)``. For a
+    Gaussian prior of u both are exact. Else they are averaged over q(u) itself, by Gauss-Hermite quadrature;
+    for independent entries, with ``x ~ Normal(0, 1)`` and the deviations s of q::
+
+        g = E_q[grad log p(u)] = E[x log p(u + s x)] / s
+        Lambda = -E_q[grad^2 log p(u)] = E[(1 - x^2) log p(u + s x)] / s^2
+
+    so that the fixed point is the Gaussian nearest to the posterior in KL(q || p), and kinks or spikes of the
+    density are averaged out. The curvature is at least 1e-4, since the log density of a heavy tail is convex, and
+    at least 0.5 in curved coordinates.
+
+    :param num_steps: Newton steps, unrolled for the gradient.
+    :raises ValueError: if ``num_steps < 1``.
+
+    Source: MacKay 2003, "Information Theory, Inference, and Learning Algorithms", chapter 27; Opper and
+    Archambeau 2009, "The Variational Gaussian Approximation Revisited", Neural Computation 21(3).
+    """
+
+    def __init__(self, num_steps: int = 4) -> None:
+        super().__init__()
+        check_at_least("LaplaceReader", 1, num_steps=num_steps)
+        self.num_steps = num_steps
+
+    @full_precision
+    def forward(
+        self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor
+    ) -> dist.TorchDistribution:
+        """``MultivariateNormal`` of batch shape (..., T) and event shape (K,), or its image under T.
+
+        :raises ValueError: if the prior is discrete.
+        """
+        if address_prior.has_enumerate_support:
+            raise ValueError(
+                f"LaplaceReader: the address prior {type(address_prior).__name__} is discrete; use SlotReader()."
+            )
+        if torch.is_inference_mode_enabled():  # the quadrature needs gradients
+            with torch.inference_mode(False), torch.no_grad():
+                return self(codes.clone(), matrix.clone(), address_prior, code_scale.clone())
+        coordinates = real_coordinates(address_prior)
+        projected = codes @ matrix.mT / code_scale**2  # M z / sigma^2, (..., T, K)
+        information = code_information(matrix, code_scale).unsqueeze(-3)  # (..., 1, K, K)
+        center = projected.new_zeros(*projected.shape[:-1], coordinates.size)
+        # Start from the Gaussian posterior under the moments of the prior; in curved coordinates, from their zero.
+        precision = address_precision(information, coordinates.precision(center), _jacobian(coordinates, center))
+        factor = precision_to_scale_tril(precision, "the address precision")
+        if coordinates.transform is None:
+            center = _solve(factor, projected)
+        for _ in range(self.num_steps):
+            center, factor = self._step(coordinates, center, factor, information, projected)
+        q = dist.MultivariateNormal(center, scale_tril=factor, validate_args=False)
+        return (
+            q
+            if coordinates.transform is None
+            else dist.TransformedDistribution(q, [coordinates.transform], validate_args=False)
+        )
+
+    def _step(
+        self, coordinates: Coordinates, center: Tensor, factor: Tensor, information: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next mean (..., T, n) and Cholesky factor of the covariance (..., T, n, n)."""
+        if coordinates.base is not None:
+            curvature = coordinates.base.precision_matrix
+            gradient = (coordinates.base.loc - center) @ curvature
+        else:
+            gradient, curvature = self._averages(coordinates, center, factor)
+        jacobian = _jacobian(coordinates, center)
+        factor = precision_to_scale_tril(address_precision(information, curvature, jacobian), "the address precision")
+        # J^T M (z - M^T w) / sigma^2
+        residual = projected - (information @ coordinates.address(center).unsqueeze(-1)).squeeze(-1)
+        if jacobian is not None:
+            residual = (residual.unsqueeze(-2) @ jacobian).squeeze(-2)
+        step = _solve(factor, gradient + residual)
+        if coordinates.transform is None:
+            return center + step, factor
+        # In curved coordinates a full step may overshoot: take the best of it, shorter ones and none, per pattern.
+        trials = center + _STEP_SIZES.to(step).view(-1, *[1] * step.dim()) * step
+        address = coordinates.address(trials)
+        quadratic = (address.unsqueeze(-2) @ information @ address.unsqueeze(-1))[..., 0, 0]
+        log_likelihood = (projected * address).sum(-1) - 0.5 * quadratic
+        best = (log_likelihood + coordinates.log_density(trials)).nan_to_num(nan=-torch.inf).argmax(0)
+        return trials.gather(0, best[None, ..., None].expand(1, *center.shape)).squeeze(0), factor
+
+    def _averages(self, coordinates: Coordinates, center: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """E_q of the gradient of log p(u), (..., n), and of its negative curvature, a diagonal (..., n, n)."""
+        scale = factor.square().sum(-1).sqrt()
+        nodes, weights = _quadrature(_NODES if coordinates.entry is not None else _FEW_NODES, center)
+        if coordinates.entry is not None:
+            values = weights * coordinates.entry_log_density(center + nodes * scale)
+            gradient = (nodes * values).sum(0) / scale
+            curvature = ((1 - nodes.square()) * values).sum(0) / scale.square()
+        else:  # by Stein's lemma from the gradient, for entries that depend on each other
+            create_graph = torch.is_grad_enabled()
+            with torch.enable_grad():
+                points = center + nodes * scale
+                points = points if points.requires_grad else points.requires_grad_()
+                (slopes,) = torch.autograd.grad(
+                    coordinates.log_density(points).sum(), points, create_graph=create_graph
+                )
+            gradient = (weights * slopes).sum(0)
+            curvature = -(weights * nodes * slopes).sum(0) / scale
+        least = _LEAST_CURVATURE if coordinates.transform is None else _LEAST_IN_CURVED_COORDINATES
+        return gradient, curvature.clamp(min=least).diag_embed()
+
+
+_NODES = 32  # of the quadrature; an even number, so that none is zero, where a density may have a kink
+_FEW_NODES = 4  # of the quadrature over gradients, which may be infinite far out
+_LEAST_CURVATURE = 1e-4
+# Lower bound on curvature: log coordinates are flat on one side, where Newton steps diverge.
+_LEAST_IN_CURVED_COORDINATES = 0.5
+_STEP_SIZES = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0])
+
+
+def _quadrature(number: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of E f(x), x ~ Normal(0, 1), each (number, 1, ..., 1) to broadcast with ``like``."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(number)
+    shape = (number,) + (1,) * like.dim()
+    return like.new_tensor(nodes).view(shape), like.new_tensor(weights / weights.sum()).view(shape)
+
+
+def _jacobian(coordinates: Coordinates, center: Tensor) -> Tensor | None:
+    """J = dT/du (..., T, K, n), None for the identity."""
+    return None if coordinates.transform is None else coordinates.jacobian(center)
+
+
+def _solve(factor: Tensor, vectors: Tensor) -> Tensor:
+    """``F F^T v`` for vectors (..., n)."""
+    return (factor @ (factor.mT @ vectors.unsqueeze(-1))).squeeze(-1)

@@ -1,0 +1,208 @@
+r"""The energy of a query. It is written here, and nowhere else.
+
+A cue ``c`` is evidence about a pattern ``x`` stored in a memory M. With a distribution q(x) and an address w::
+
+    F(q, w) = KL(q(x) || p(x | decoder(M^T w))) - E_q log p(c | x) - log p(w)
+
+The x-step sets ``q(x) = p(x | c, w)``, exact for every entry. After it ``F(w) = V(w) - log p(w)`` with
+``V(w) = -log p(c | w, M)``, the negative log posterior of the address up to a constant. Without a channel q is a point
+and ``V(w) = -log p(x | w, M)``. For address priors on a part of R^K, such as the simplex, w stands for the real
+coordinates of the address, and p(w) for their density.
+
+- :class:`PointEnergy`: ``V(w) - log p(w)``, of a single address;
+- :class:`VariationalEnergy`: ``E_q(w)[V(w)] + KL(q(w) || p(w))``, of a Gaussian ``q(w)``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_kanerva._precision import full_precision
+from pyro_kanerva.channels import Channel, resolve
+from pyro_kanerva.distributions.divergence import divergence
+from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
+from pyro_kanerva.model import Parts
+from pyro_kanerva.priors import Coordinates, as_distribution, real_coordinates
+from pyro_kanerva.retrieval.base import Energy
+
+
+class PointEnergy:
+    """A single address w: ``-log p(c | w, M) - log p(w)``, its negative log posterior up to a constant."""
+
+    def deviations(self, scale_tril: Tensor, num_cues: int) -> Tensor:
+        """Zero, (1, 1, 1, 1)."""
+        return scale_tril.new_zeros(1, 1, 1, 1)
+
+    def address_term(self, points: Tensor, scale_tril: Tensor, coordinates: Coordinates) -> Tensor:
+        """``-log p(w)``."""
+        return -coordinates.log_density(points[0])
+
+
+class VariationalEnergy:
+    r"""A Gaussian q(w) instead of a point, the paper's variational energy (in nats)::
+
+        E_q(w)[-log p(c | w, M)] + KL(q(w) || p(w)) >= -log p(c | M)
+
+    The covariance of q(w) is that of q(w | x, M) in the linear-Gaussian surrogate; the query moves its mean. The
+    expectation is a mean over ``num_samples`` deviations in opposite pairs. They are drawn once for a query, so that
+    the energy stays one function of the mean and descent holds exactly. They depend on the place of a cue among the
+    cues: the same cue at another place has other deviations.
+
+    :param num_samples: even; each costs a decoder pass.
+    :param seed: of the deviations.
+    :raises ValueError: if ``num_samples`` is not an even positive number.
+
+    Source: Wu et al. 2018 (arXiv 1811.09556), section 3.4.
+    """
+
+    def __init__(self, num_samples: int = 8, seed: int = 0) -> None:
+        if num_samples < 2 or num_samples % 2:
+            raise ValueError(f"VariationalEnergy: num_samples is {num_samples}; expected an even number, 2 or more.")
+        self.num_samples, self.seed = num_samples, seed
+
+    @full_precision
+    def deviations(self, scale_tril: Tensor, num_cues: int) -> Tensor:
+        """``+-scale_tril @ noise``, (S, B, Q, K)."""
+        batch, slots = scale_tril.shape[0], scale_tril.shape[-1]
+        generator = torch.Generator(scale_tril.device).manual_seed(self.seed)
+        shape = (self.num_samples // 2, batch, num_cues, slots)
+        noise = torch.randn(shape, generator=generator, dtype=scale_tril.dtype, device=scale_tril.device)
+        half = noise @ scale_tril.mT
+        return torch.cat((half, -half))
+
+    def address_term(self, points: Tensor, scale_tril: Tensor, coordinates: Coordinates) -> Tensor:
+        """KL(q(w) || p(w)), in closed form for a Gaussian prior, else over the samples."""
+        q = dist.MultivariateNormal(points.mean(0), scale_tril=scale_tril.unsqueeze(1), validate_args=False)
+        if coordinates.base is not None:
+            return divergence(q, coordinates.base, points)
+        return (q.log_prob(points) - coordinates.log_density(points)).mean(0)
+
+
+def cue_log_evidence(
+    cues: Tensor, prediction: dist.TorchDistribution, channel: Channel | None, observed: Tensor
+) -> Tensor:
+    """``-V``: log p(c | w, M) under a channel, log p(x = c | w, M) without one, in nats, (S, B, Q).
+
+    :param cues: (B, Q) + E.
+    :param prediction: p(x | w, M) of every entry at S addresses of each cue, (S, B, Q) + E.
+    :param channel: of a known level.
+    :param observed: bool, of the shape of the cues; under a channel, False entries count nothing.
+    """
+    if channel is None:
+        entries = prediction.log_prob(cues)
+    else:
+        entries = torch.where(observed, channel.log_evidence(cues, prediction), 0.0)
+    return entries.flatten(3).sum(-1)
+
+
+def entry_dims(cues: Tensor) -> tuple[int, ...]:
+    """The dimensions of a prediction (S, B, Q) + E over which one cue (B, Q) + E has one unknown level."""
+    return (0, *range(3, 1 + cues.dim()))
+
+
+class Trial(NamedTuple):
+    """The energy at a point, and the x-step there; tensors that start with (B, Q)."""
+
+    point: Tensor  # (B, Q, n), the coordinates of the address
+    energy: Tensor  # (B, Q), infinite for inactive queries
+    next_energy: Tensor  # (B, Q), after the x-step: without a channel, that of the pattern ``mode``
+    gradient: Tensor  # (B, Q, n), of ``next_energy`` with respect to the point
+    expected: Tensor  # (B, Q) + E, E_q[x]
+    mode: Tensor  # (B, Q) + E, the mode of q(x)
+
+
+class QueryEnergy:
+    """The energy of all cues of a query, as a function of real coordinates of their addresses.
+
+    :param matrix: M, shape (B, K, C).
+    :param cues: (B, Q) + E.
+    :param observed: bool, of the shape of the cues, or None if all entries are.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        matrix: Tensor,
+        cues: Tensor,
+        channel: Channel | None,
+        observed: Tensor | None,
+        energy: Energy,
+    ) -> None:
+        self.parts, self.matrix, self.cues, self.channel, self.energy = parts, matrix, cues, channel, energy
+        self.observed = torch.ones_like(cues, dtype=torch.bool) if observed is None else observed
+        #: Entries of the pattern that keep the value of the cue in a query without a channel.
+        self.clamped = ~self.observed if observed is None else self.observed
+        self.prior = as_distribution(parts.address_prior)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.coordinates = real_coordinates(self.prior)
+        self.scale_tril = self.coordinates.posterior_scale_tril(self.matrix, self.parts.code_scale)  # (B, n, n)
+        self.deviations = self.energy.deviations(self.scale_tril, self.cues.shape[1])
+
+    def center(self) -> Tensor:
+        """The point (n,) of an address in the middle of the prior."""
+        return self.coordinates.center(self.cues)
+
+    def locate(self, address: Tensor) -> Tensor:
+        """The point (..., n) of an address (..., K)."""
+        return self.coordinates.inverse(address)
+
+    def address(self, point: Tensor) -> Tensor:
+        """The address (..., K) of a point (..., n)."""
+        return self.coordinates.address(point)
+
+    def _address_term(self, points: Tensor) -> Tensor:
+        return self.energy.address_term(points, self.scale_tril, self.coordinates)
+
+    def _decode(self, points: Tensor, active: Tensor) -> Tensor:
+        """The decoder's output for ``active`` queries at points (S, B, Q, n): (S, number) + its shape."""
+        return self.parts.decoder_output(self.parts.code(self.address(points), self.matrix)[:, active])
+
+    def _gradient(self, energy: Tensor, point: Tensor) -> Tensor:
+        return torch.autograd.grad(energy, point)[0]
+
+    def evaluate(self, point: Tensor, pattern: Tensor, active: Tensor) -> Trial:
+        """The energy at ``point`` (B, Q, n) and the x-step there, decoded for ``active`` queries (B, Q).
+
+        :param pattern: without a channel, the x of the energy, (B, Q) + E.
+
+        The gradient of F(w) is that of ``-E_q log p(x | w) - log p(w)`` with q from the x-step (Fisher's identity): a
+        pass forward and backward through the decoder.
+        """
+        with torch.enable_grad():
+            point = point.detach().requires_grad_()
+            points = point + self.deviations  # (S, B, Q, n)
+            prediction = self._predict(points, active)
+            address_term = self._address_term(points)
+            if self.channel is None:
+                with torch.no_grad():
+                    mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
+                    log_evidence = cue_log_evidence(pattern, prediction, None, self.observed)
+                expected, next_log_evidence = mode, cue_log_evidence(mode, prediction, None, self.observed)
+            else:
+                channel = resolve(self.channel, self.cues, prediction, self.observed, entry_dims(self.cues))
+                log_evidence = next_log_evidence = cue_log_evidence(self.cues, prediction, channel, self.observed)
+                with torch.no_grad():
+                    posterior = expected_and_mode(channel.posterior(self.cues, prediction))
+                    unseen = expected_and_mode(prediction)
+                    expected, mode = (torch.where(self.observed, *pair) for pair in zip(posterior, unseen, strict=True))
+            energy, next_energy = (address_term - term.mean(0) for term in (log_evidence, next_log_evidence))
+            gradient = self._gradient(next_energy[active].sum(), point)
+        energy = torch.where(active, energy.detach(), torch.inf)
+        return Trial(point.detach(), energy, next_energy.detach(), gradient, expected.detach(), mode)
+
+    def _predict(self, points: Tensor, active: Tensor) -> dist.TorchDistribution:
+        """p(x | w, M) of every entry at points (S, B, Q, n): (S, B, Q) + E.
+
+        Inactive queries are filled with a copy of an active row: any valid decoder output will do.
+        """
+        parameters = self._decode(points, active)
+        shape = torch.Size((len(parameters), *active.shape))
+        output = parameters[:, :1].detach().unsqueeze(1).expand(*shape, *parameters.shape[2:]).clone()
+        output[:, active] = parameters
+        return self.parts.likelihood_of(output, (len(parameters), *self.cues.shape))

@@ -1,0 +1,107 @@
+r"""The loop of a query: x-step and w-step alternate, and the energy never rises.
+
+The x-step sets ``q(x) = p(x | c, w)``, see :mod:`pyro_kanerva.retrieval.energy`. The w-step of a query with a channel
+tries the closed-form address of the code of E_q[x] as long as it helps, then takes steps of L-BFGS, preconditioned
+with the covariance of the address posterior. Without a channel these are the attractor dynamics of Wu et al. 2018
+(arXiv 1811.09556), section 3.4, made to descend: the closed-form address of e(x), and gradient steps once that would
+raise the energy. For one-hot addresses the w-step tries every slot.
+
+A trial is kept only where the energy does not rise: for every query, every encoder and every decoder. All queries run
+in one batch; those that have converged skip the networks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_kanerva._checks import check_at_least
+from pyro_kanerva.channels import Channel, check_channel
+from pyro_kanerva.model import Parts
+from pyro_kanerva.priors import as_distribution
+from pyro_kanerva.retrieval.base import Energy
+from pyro_kanerva.retrieval.descent import AttractorStep, ChannelStep, Descent, like
+from pyro_kanerva.retrieval.energy import QueryEnergy
+from pyro_kanerva.retrieval.result import Retrieval
+from pyro_kanerva.retrieval.slots import SlotEnergy, SlotStep
+
+_NEGLIGIBLE = 0.01  # nats: a converged query goes on while its energy falls by more
+
+
+def query(
+    parts: Parts,
+    matrix: Tensor,
+    cues: Tensor,
+    num_steps: int,
+    channel: Channel | None,
+    observed: Tensor | None,
+    tolerance: float,
+    energy: Energy,
+) -> Retrieval:
+    """The iterative posterior query behind :meth:`pyro_kanerva.Memory.query`.
+
+    :param matrix: M, shape (B, K, C).
+    :param cues: (B, Q) + E.
+    :raises ValueError: if the arguments do not fit, or the first energy is NaN or infinite.
+    """
+    check_at_least("query()", 0, num_steps=num_steps)
+    if not tolerance >= 0:
+        raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
+    check_channel(channel, "query()")
+    observed = None if observed is None else check_observed(observed, cues)
+    with torch.inference_mode(False), torch.no_grad():
+        matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
+        descent, w_step = _start(parts, matrix, cues, channel, observed, energy)
+        patterns, energies, points = [cues], [descent.state.energy], [descent.state.point]
+        converged = torch.zeros(cues.shape[:2], dtype=torch.bool, device=cues.device)
+        active = ~converged
+        for _ in range(num_steps):
+            if bool(active.any()):
+                descent.improved.zero_()
+                if channel is None:
+                    descent.x_step(active)
+                w_step(active)
+            pattern = descent.pattern if channel is None else descent.state.mode
+            patterns.append(torch.where(like(active, cues), pattern, patterns[-1]))
+            energies.append(descent.state.energy)
+            points.append(descent.state.point)
+            fall = energies[-2] - energies[-1]
+            same = (patterns[-1] == patterns[-2]).flatten(2).all(-1)
+            # Inactive queries keep their previous `converged` flag.
+            converged = torch.where(active, (same | (fall <= tolerance)) & ~descent.not_finite, converged)
+            # A failed trial is no sign of convergence while the gradient still predicts a fall.
+            trusted = descent.improved | (w_step.predicted_decrease <= _NEGLIGIBLE)
+            done = converged & trusted & (fall <= max(tolerance, _NEGLIGIBLE))
+            if len(patterns) == 2:  # hidden entries of the cue are arbitrary: their change says nothing
+                done &= descent.energy.observed.flatten(2).all(-1)
+            active &= ~done
+        address = descent.energy.address(torch.stack(points))
+        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
+
+
+def _start(
+    parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
+) -> tuple[Descent, SlotStep | AttractorStep | ChannelStep]:
+    if as_distribution(parts.address_prior).has_enumerate_support:
+        over_slots = SlotEnergy(parts, matrix, cues, channel, observed, energy)
+        descent = Descent(over_slots)
+        return descent, SlotStep(descent, over_slots)
+    query_energy = QueryEnergy(parts, matrix, cues, channel, observed, energy)
+    descent = Descent(query_energy)
+    return descent, (AttractorStep if channel is None else ChannelStep)(descent, query_energy)
+
+
+def check_observed(observed: Tensor, cues: Tensor) -> Tensor:
+    """``observed`` as large as ``cues``.
+
+    :raises ValueError: if it is not bool, or does not broadcast.
+    """
+    if observed.dtype != torch.bool:
+        raise ValueError(f"observed has dtype {observed.dtype}; expected torch.bool.")
+    try:
+        return observed.to(cues.device).expand(cues.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"observed has shape {tuple(observed.shape)}, which does not broadcast to the cues' shape "
+            f"{tuple(cues.shape)}."
+        ) from None

@@ -1,0 +1,6 @@
+"""Training: a thin loop over stochastic variational inference, with progress, checkpoints and resume."""
+
+from pyro_kanerva.training.checkpoint import load_checkpoint
+from pyro_kanerva.training.loop import FitResult, fit
+
+__all__ = ["FitResult", "fit", "load_checkpoint"]

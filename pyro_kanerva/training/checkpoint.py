@@ -1,0 +1,60 @@
+"""Checkpoints of a training run: written whole, read in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_kanerva import _files
+
+FILE = "checkpoint.pt"
+
+
+def save_checkpoint(
+    folder: Path, machine: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float], settings: dict[str, Any]
+) -> None:
+    """Write a checkpoint into ``folder``, whole or not at all."""
+    state = {"machine": machine.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+    _files.save(folder / FILE, "checkpoint", settings, state)
+
+
+def load_checkpoint(
+    folder: str | os.PathLike[str],
+    machine: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    settings: dict[str, Any] | None = None,
+) -> list[float]:
+    """Load the parameters of a run into ``machine``, and the state of its optimizer; returns the losses so far.
+
+    :param settings: those that the run must have had; ``None`` for any.
+    :raises FileNotFoundError: if there is no checkpoint.
+    :raises ValueError: if the file is broken, of a run with other settings, or of a machine of another build.
+    """
+    path = Path(folder, FILE)
+    header, state = _files.load(path, "checkpoint", next(machine.parameters()).device)
+    other = {name: (header.get(name), new) for name, new in (settings or {}).items() if header.get(name) != new}
+    if other:
+        changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in other.items())
+        raise ValueError(
+            f"fit(): the checkpoint in {folder} is of a run with other arguments: {changes}. Pass the same."
+        )
+    try:
+        machine.load_state_dict(state["machine"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is of a machine of another build: {error} Build the machine with the sizes of that run."
+        ) from error
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    losses: list[float] = state["losses"]
+    return losses
+
+
+def cut_metrics(path: Path, num_steps: int) -> None:
+    """Keep the lines of the first ``num_steps`` steps, those that the checkpoint has."""
+    lines = path.read_text().splitlines(keepends=True)[:num_steps] if path.exists() else []
+    _files.write_text(path, "".join(lines))

@@ -1,0 +1,26 @@
+"""Writers: how an episode becomes q(M), the amortized variational guide of the memory."""
+
+from pyro_kanerva.writers.amortized import AmortizedWriter
+from pyro_kanerva.writers.base import Writer, WriteResult, check_continues, continues, needs_distinct_slots
+from pyro_kanerva.writers.default import writer_for
+from pyro_kanerva.writers.frame import FrameWriter
+from pyro_kanerva.writers.online import OnlineWriter, write_in_blocks
+from pyro_kanerva.writers.pseudo_inverse import PseudoInverseWriter
+from pyro_kanerva.writers.reading import ReadingWriter
+from pyro_kanerva.writers.slots import SlotWriter
+
+__all__ = [
+    "AmortizedWriter",
+    "FrameWriter",
+    "OnlineWriter",
+    "PseudoInverseWriter",
+    "ReadingWriter",
+    "SlotWriter",
+    "WriteResult",
+    "Writer",
+    "check_continues",
+    "continues",
+    "needs_distinct_slots",
+    "write_in_blocks",
+    "writer_for",
+]

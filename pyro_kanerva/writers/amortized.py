@@ -1,0 +1,36 @@
+"""Addresses from a network on the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pyro_kanerva.conjugate import block_update
+from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.readers import apply_network
+from pyro_kanerva.writers.base import WriteResult
+
+
+class AmortizedWriter(nn.Module):
+    """Addresses from a network on the codes, and the exact posterior memory given them: the 2018 Kanerva Machine.
+
+    :param network: codes (N, C) -> addresses (N, K). It may also return (N, 2 K), as the network of
+        :class:`AmortizedReader` does: the first half is taken, so that both can share one network.
+
+    Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine" (arXiv 1804.01756), section 3.3.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
+        """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,).
+
+        :raises ValueError: if the network returns another shape.
+        """
+        slots = prior.event_shape[0]
+        addresses = apply_network("AmortizedWriter", self.network, codes, (slots, 2 * slots))[..., :slots]
+        memory = block_update(prior.expand(codes.shape[:-2]), addresses, codes, code_scale)
+        return WriteResult(memory, addresses)
