@@ -1,15 +1,6 @@
 """Generative memory with attractor dynamics: the Dynamic Kanerva Machine in Pyro."""
 
-from pyro_kanerva.channels import (
-    Channel,
-    Flip,
-    GaussianNoise,
-    Occlusion,
-    Replace,
-    SaltAndPepper,
-    UnknownLevel,
-    Where,
-)
+from pyro_kanerva.channels import Channel, Flip, GaussianNoise, Occlusion, Replace, SaltAndPepper, UnknownLevel, Where
 from pyro_kanerva.datasets import Episodes, Images, binarize, glyphs, load_images
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import (
@@ -20,7 +11,6 @@ from pyro_kanerva.likelihoods import (
 )
 from pyro_kanerva.machine import GaussianCode, KanervaMachine, kanerva_2018
 from pyro_kanerva.memory import Draws, Memory, StreamRecord, WriteRecord, retrieval_model
-from pyro_kanerva.memory import distributed as distributed
 from pyro_kanerva.model import Bound
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pyro_kanerva.priors import (

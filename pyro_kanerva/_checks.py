@@ -1,7 +1,5 @@
 """Checks of numbers, shared by all folders."""
 
-from __future__ import annotations
-
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor

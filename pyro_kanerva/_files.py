@@ -1,7 +1,5 @@
 """Reading and writing files: whole or not at all, and never a pickled object."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The border of the memory algebra: autocast is for networks and is off here."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Default encoders and decoders for patterns of any shape."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

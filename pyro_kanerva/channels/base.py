@@ -1,7 +1,5 @@
 """What a channel is, and what it may add."""
 
-from __future__ import annotations
-
 from typing import Protocol, runtime_checkable
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """The command ``pyro-kanerva``: train, evaluate, query and generate on images."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

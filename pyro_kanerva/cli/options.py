@@ -1,7 +1,5 @@
 """The options of the command ``pyro-kanerva``, and their defaults."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path

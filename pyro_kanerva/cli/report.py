@@ -1,11 +1,9 @@
 """What the command line reports on a trained machine: tables, evaluation.json, and figures in the run's folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +13,7 @@ from pyro_kanerva.channels import Channel, Flip, Occlusion, SaltAndPepper, Unkno
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation import Curve
 from pyro_kanerva.machine import KanervaMachine
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from pyro_kanerva.plotting.style import Axes
 
 _LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 _FLIPS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
@@ -200,10 +196,7 @@ def _generate(machine: KanervaMachine, data: HeldOut, run: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(data.seed)
         empty = machine.prior_memory()
-        samples = {
-            "of the prior": (empty, empty.posterior.sample()),
-            "of an episode": (machine.write(patterns), None),
-        }
+        samples = {"of the prior": (empty, empty.posterior.sample()), "of an episode": (machine.write(patterns), None)}
         for name, (memory, matrix) in samples.items():
             grid = plotting.image_grid(memory.generate(32, num_steps=10, matrix=matrix)[0])
             print(f"  picture: {save(grid, run / f'samples_{name.replace(chr(32), chr(95))}.png')}")

@@ -1,7 +1,5 @@
 """A run: its folder, configuration, data and machine."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

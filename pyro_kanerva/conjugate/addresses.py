@@ -1,7 +1,5 @@
 """The address of a code, given the memory."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Bayes' rule for the memory, given the addresses of one pattern, of a block, or of an episode."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Cholesky factors with gradients in closed form: each matrix is factorized once, forward and backward."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Writing in natural parameters, where contributions of patterns, blocks and machines add up."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -19,8 +19,6 @@ hand. It goes back over the blocks and undoes each change, so that of the states
 Source: Wu et al. 2018 (arXiv 1811.09556), section 3.3, with the algebra reordered.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Episodes: batches of patterns that are stored in one memory each."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 

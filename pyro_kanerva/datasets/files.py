@@ -1,7 +1,5 @@
 """Images from files: NumPy archives, IDX files, folders of pictures."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math

@@ -1,7 +1,5 @@
 """The embedded data: letters, rendered from the fonts that come with matplotlib."""
 
-from __future__ import annotations
-
 import io
 import os
 import unicodedata

@@ -1,7 +1,5 @@
 """Export to ArviZ 0.23 and 1.x; ArviZ is imported only where it is used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +7,8 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_kanerva.diagnostics.arviz_versions import import_arviz, is_old
 from pyro_kanerva.diagnostics.guide_draws import guide_draws
+from pyro_kanerva.diagnostics.importance import import_arviz, is_old
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.model import Bound
 from pyro_kanerva.retrieval import Retrieval

@@ -1,7 +1,5 @@
 """Simulation-based calibration: does the guide find the truth as often as it says?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Draws from the guide, and the model at them, from the traces of both."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,9 +1,8 @@
 """Can the guide be trusted? Importance weights and Pareto k-hat."""
 
-from __future__ import annotations
-
 import importlib
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
-from pyro_kanerva.diagnostics.arviz_versions import import_arviz, is_old
 from pyro_kanerva.diagnostics.guide_draws import guide_draws
 from pyro_kanerva.machine import KanervaMachine
 
@@ -96,3 +94,13 @@ def _psis(log_weights: NDArray[Any]) -> Any:
         return arviz.psislw(log_weights)[1]
     # 1.x takes log likelihoods, and makes weights of them by the opposite sign
     return importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)[1]
+
+
+def import_arviz() -> Any:
+    with warnings.catch_warnings():  # 0.23 announces 1.0 at its first import, which is no news to the user here
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
+        return importlib.import_module("arviz")
+
+
+def is_old(arviz: Any) -> bool:
+    return int(arviz.__version__.split(".")[0]) < 1

@@ -1,7 +1,5 @@
 """Kullback-Leibler divergence, in closed form or estimated."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

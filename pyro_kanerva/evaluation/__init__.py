@@ -8,13 +8,7 @@ from pyro_kanerva.evaluation.baselines import autoencoder, evaluate_baselines, h
 from pyro_kanerva.evaluation.bound import evaluate_bound
 from pyro_kanerva.evaluation.capacity import evaluate_basins, evaluate_capacity
 from pyro_kanerva.evaluation.curve import Curve, interval, join
-from pyro_kanerva.evaluation.recall import (
-    RecallError,
-    entry_error,
-    evaluate_completion,
-    evaluate_recall,
-    recall_error,
-)
+from pyro_kanerva.evaluation.recall import RecallError, entry_error, evaluate_completion, evaluate_recall, recall_error
 from pyro_kanerva.evaluation.recognition import ROC, evaluate_recognition, familiarity, roc
 
 __all__ = [

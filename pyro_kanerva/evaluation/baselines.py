@@ -3,8 +3,6 @@
 Each takes cues (B, Q) + E, and returns recalled binary patterns of equal shape.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

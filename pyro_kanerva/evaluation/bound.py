@@ -1,7 +1,5 @@
 """The bound on held-out data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

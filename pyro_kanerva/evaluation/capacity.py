@@ -1,7 +1,5 @@
 """Recall by the number of stored patterns, and by the distance of a cue from its pattern."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

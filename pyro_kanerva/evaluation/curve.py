@@ -1,7 +1,5 @@
 """Curves with intervals over episodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Recall error on held-out data: from damaged cues, and from cues with hidden entries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Recognition: is a pattern stored?"""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The families of likelihoods; each checks its own patterns."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn

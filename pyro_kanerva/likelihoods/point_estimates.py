@@ -1,7 +1,5 @@
 """Mean and mode of the entries of a pattern."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor

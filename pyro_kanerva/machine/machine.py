@@ -1,7 +1,5 @@
 """The Kanerva machine: parts, their Pyro model and guide, and the memory that they write."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator

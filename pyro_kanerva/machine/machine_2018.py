@@ -1,7 +1,5 @@
 """The Kanerva Machine of 2018, from which the dynamic one descends, as a composition of parts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

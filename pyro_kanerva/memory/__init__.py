@@ -1,6 +1,5 @@
 """The stored memory: what was written, and what can be asked of it."""
 
-from pyro_kanerva.memory import distributed as distributed
 from pyro_kanerva.memory.memory import Memory
 from pyro_kanerva.memory.query_model import retrieval_model
 from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord

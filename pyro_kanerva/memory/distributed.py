@@ -1,7 +1,5 @@
 """Writing from several processes into one memory, on ``torch.distributed``."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

@@ -43,11 +43,7 @@ class Memory:
     """
 
     def __init__(
-        self,
-        machine: Parts,
-        posterior: MatrixNormal,
-        event_shape: tuple[int, ...],
-        records: Sequence[Record] = (),
+        self, machine: Parts, posterior: MatrixNormal, event_shape: tuple[int, ...], records: Sequence[Record] = ()
     ) -> None:
         #: The machine, or its parts, that wrote the memory.
         self.machine = machine

@@ -48,12 +48,7 @@ class Cue(dist.TorchDistribution):
 
 
 def retrieval_model(
-    memory: Memory,
-    channel: Channel,
-    cues: Tensor | None = None,
-    *,
-    num_cues: int = 1,
-    observed: Tensor | None = None,
+    memory: Memory, channel: Channel, cues: Tensor | None = None, *, num_cues: int = 1, observed: Tensor | None = None
 ) -> Tensor:
     r"""The generative model of a query, for Pyro's handlers and inference.
 

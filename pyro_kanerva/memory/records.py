@@ -88,10 +88,7 @@ def check_records(rebuilt: MatrixNormal, posterior: MatrixNormal, writer: object
     :param rebuilt: of :func:`posterior_from_records`.
     :raises ValueError: if they do not.
     """
-    for found, expected in (
-        (rebuilt.loc, posterior.loc),
-        (rebuilt.row_covariance, posterior.row_covariance),
-    ):
+    for found, expected in ((rebuilt.loc, posterior.loc), (rebuilt.row_covariance, posterior.row_covariance)):
         if not bool((found - expected).abs().max() <= 1e-3 * expected.abs().max()):
             raise ValueError(
                 f"{caller}: the memory is not the memory prior plus the statistics of its records, so its writes "

@@ -1,7 +1,5 @@
 """Draws from the posterior of a cue: Gibbs-style chains, and importance weights."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

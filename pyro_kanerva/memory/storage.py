@@ -1,7 +1,5 @@
 """Files of memories: what is stored, and for which machine."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Writing a stream of chunks, of any length, in constant memory."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 

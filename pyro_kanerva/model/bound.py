@@ -1,7 +1,5 @@
 """The evidence lower bound, term by term."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

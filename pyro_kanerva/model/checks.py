@@ -1,7 +1,5 @@
 """Checks of what a machine is given and of what its parts return; each error says what to do."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

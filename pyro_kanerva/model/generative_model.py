@@ -1,7 +1,5 @@
 """The generative model of a Kanerva machine."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

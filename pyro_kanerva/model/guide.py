@@ -1,7 +1,5 @@
 """The guide of a Kanerva machine: it writes the episode, then reads every address."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pyro

@@ -1,7 +1,5 @@
 """The parts of a Kanerva machine, called and checked: what a memory, a query or an evaluation needs of a machine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pyro.distributions as dist
@@ -13,10 +11,11 @@ from pyro_kanerva._precision import full_precision
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_kanerva.model import checks
+from pyro_kanerva.model.defaults import reader_for, writer_for
 from pyro_kanerva.networks import event_shape_of_encoder
 from pyro_kanerva.priors import GaussianAddress, Prior, as_distribution, moment_matched_memory
-from pyro_kanerva.readers import Reader, reader_for
-from pyro_kanerva.writers import Writer, WriteResult, needs_distinct_slots, writer_for
+from pyro_kanerva.readers import Reader
+from pyro_kanerva.writers import Writer, WriteResult, needs_distinct_slots
 
 _DIVERGED = "If training diverged, lower the learning rate and resume from an earlier checkpoint."
 
@@ -115,12 +114,7 @@ class Parts(nn.Module):
         return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
 
     def predict(
-        self,
-        address: Tensor,
-        matrix: Tensor,
-        event_shape: tuple[int, ...] | None = None,
-        *,
-        sample_code: bool = False,
+        self, address: Tensor, matrix: Tensor, event_shape: tuple[int, ...] | None = None, *, sample_code: bool = False
     ) -> dist.TorchDistribution:
         """The generative step: p(x | w, M) of every entry, (..., T) + E.
 

@@ -1,7 +1,5 @@
 """Pyro programs that are modules, and their name in Pyro's parameter store."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyro.distributions as dist
 import torch
 
 from pyro_kanerva.diagnostics import CalibrationRanks, rank_counts
-from pyro_kanerva.plotting.style import BLUE, ORANGE, legend_above, new_axes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from pyro_kanerva.plotting.style import BLUE, ORANGE, Axes, legend_above, new_axes
 
 
 def rank_plot(ranks: CalibrationRanks, name: str, *, num_bins: int = 20, ax: Axes | None = None) -> Axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +10,8 @@ from torch import Tensor
 
 from pyro_kanerva.channels import Channel
 from pyro_kanerva.memory import Memory
-from pyro_kanerva.plotting.style import BLUE, ORANGE, new_axes
+from pyro_kanerva.plotting.style import BLUE, ORANGE, Axes, new_axes
 from pyro_kanerva.retrieval import Retrieval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def energy_descent(retrieval: Retrieval, *, label: str | None = None, ax: Axes | None = None) -> Axes:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pyro_kanerva.evaluation import ROC, Curve
 from pyro_kanerva.model import Bound
-from pyro_kanerva.plotting.style import BLUE, COLORS, ORANGE, legend, line_styles, new_axes, plain_labels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from pyro_kanerva.plotting.style import BLUE, COLORS, ORANGE, Axes, legend, line_styles, new_axes, plain_labels
 
 _LEAST_RATE = 1e-3  # where the axis of a ROC curve starts
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_kanerva.plotting.style import new_axes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from pyro_kanerva.plotting.style import Axes, new_axes
 
 _GAP = 3  # pixels between pictures
 

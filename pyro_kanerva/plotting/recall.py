@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,8 @@ from torch import Tensor
 
 from pyro_kanerva.memory import Draws
 from pyro_kanerva.plotting.images import as_picture, strips
+from pyro_kanerva.plotting.style import Axes
 from pyro_kanerva.retrieval import Retrieval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def recall_strips(

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
     from matplotlib.axis import Axis
+else:  # matplotlib is imported only by the functions that use it
+    Axes = Axis = Any
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # distinguishable to color-blind readers, and in grey
 # Okabe and Ito's colors, with grey for their yellow, which is too pale for a line.

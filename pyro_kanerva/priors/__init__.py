@@ -10,18 +10,8 @@ from pyro_kanerva.priors.address import (
 )
 from pyro_kanerva.priors.base import Prior, Surrogate, as_distribution, has_real_support, support_of
 from pyro_kanerva.priors.coordinates import Coordinates, point_address, real_coordinates
-from pyro_kanerva.priors.memory import (
-    GaussianMemory,
-    HierarchicalMemory,
-    LaplaceMemory,
-    LowRankMemory,
-    StudentTMemory,
-)
-from pyro_kanerva.priors.moment_matching import (
-    exact_gaussian_or_none,
-    moment_matched_address,
-    moment_matched_memory,
-)
+from pyro_kanerva.priors.memory import GaussianMemory, HierarchicalMemory, LaplaceMemory, LowRankMemory, StudentTMemory
+from pyro_kanerva.priors.moment_matching import exact_gaussian_or_none, moment_matched_address, moment_matched_memory
 
 __all__ = [
     "CategoricalAddress",

@@ -1,7 +1,5 @@
 """Address priors, modules that return a distribution of event shape (K,)."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn

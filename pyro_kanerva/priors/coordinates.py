@@ -1,7 +1,5 @@
 """Real coordinates for addresses of any support, in which a guide can be Gaussian and a query can descend."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """Memory priors, modules with learned parameters that return a distribution of event shape (K, C)."""
 
-from __future__ import annotations
-
 import math
 
 import pyro.distributions as dist

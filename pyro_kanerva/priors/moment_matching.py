@@ -1,7 +1,5 @@
 """The Gaussian that stands for a prior in the guide: the prior itself, or one of equal moments."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What a reader is."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """The reader for address priors that are not Gaussian."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyro.distributions as dist
 import torch

@@ -1,7 +1,5 @@
 """The descent of a query: where every query stands, and the w-steps that never raise its energy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -13,8 +13,6 @@ coordinates of the address, and p(w) for their density.
 - :class:`VariationalEnergy`: ``E_q(w)[V(w)] + KL(q(w) || p(w))``, of a Gaussian ``q(w)``.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pyro.distributions as dist

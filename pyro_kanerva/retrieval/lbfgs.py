@@ -1,7 +1,5 @@
 """L-BFGS for many small problems at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

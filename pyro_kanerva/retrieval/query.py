@@ -10,8 +10,6 @@ A trial is kept only where the energy does not rise: for every query, every enco
 in one batch; those that have converged skip the networks.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -19,10 +17,9 @@ from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.channels import Channel, check_channel
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
-from pyro_kanerva.retrieval.base import Energy
+from pyro_kanerva.retrieval.base import Energy, Retrieval
 from pyro_kanerva.retrieval.descent import AttractorStep, ChannelStep, Descent, like
 from pyro_kanerva.retrieval.energy import QueryEnergy
-from pyro_kanerva.retrieval.result import Retrieval
 from pyro_kanerva.retrieval.slots import SlotEnergy, SlotStep
 
 _NEGLIGIBLE = 0.01  # nats: a converged query goes on while its energy falls by more

@@ -1,7 +1,5 @@
 """Queries whose address is one of the slots: the w-step tries every slot, and finds the best at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

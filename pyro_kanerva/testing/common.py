@@ -1,7 +1,5 @@
 """What the checks share: how they fail, compare, and leave no trace."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

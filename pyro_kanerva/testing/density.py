@@ -1,7 +1,5 @@
 """Is a density that of its samples, and normalized?"""
 
-from __future__ import annotations
-
 import math
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """The battery for a whole machine."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import math
@@ -75,11 +73,7 @@ def small_machine(
     return KanervaMachine(encoder, decoder, **parts)
 
 
-def check_assembled(
-    name: str,
-    build: Callable[..., Any],
-    assemble: Callable[[Any], KanervaMachine],
-) -> None:
+def check_assembled(name: str, build: Callable[..., Any], assemble: Callable[[Any], KanervaMachine]) -> None:
     machine = assemble(build())
     shape = machine.event_shape
     check(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")

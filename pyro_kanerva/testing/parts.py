@@ -1,7 +1,5 @@
 """The batteries for single parts, put into small machines."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints of a training run: written whole, read in one place."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

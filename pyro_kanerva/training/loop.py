@@ -1,7 +1,5 @@
 """Training: a thin loop over stochastic variational inference, with progress, checkpoints and resume."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -2,7 +2,6 @@
 
 from pyro_kanerva.writers.amortized import AmortizedWriter
 from pyro_kanerva.writers.base import Writer, WriteResult, check_continues, continues, needs_distinct_slots
-from pyro_kanerva.writers.default import writer_for
 from pyro_kanerva.writers.frame import FrameWriter
 from pyro_kanerva.writers.online import OnlineWriter, write_in_blocks
 from pyro_kanerva.writers.pseudo_inverse import PseudoInverseWriter
@@ -22,5 +21,4 @@ __all__ = [
     "continues",
     "needs_distinct_slots",
     "write_in_blocks",
-    "writer_for",
 ]

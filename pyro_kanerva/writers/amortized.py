@@ -1,7 +1,5 @@
 """Addresses from a network on the codes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """What a writer is, what it returns, and what it may add."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The writer whose addresses do not depend on what a memory holds."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from pyro_kanerva.conjugate import add_statistics, address_posterior, statistics

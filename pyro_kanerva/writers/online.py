@@ -1,7 +1,5 @@
 """The paper's writer: each pattern is addressed by the memory as it stands, and then written."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

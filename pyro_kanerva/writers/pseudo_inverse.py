@@ -1,7 +1,5 @@
 """The writer of the Generative Pseudo-Inverse Memory."""
 
-from __future__ import annotations
-
 import math
 
 import torch

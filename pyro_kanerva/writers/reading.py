@@ -1,7 +1,5 @@
 """The online writer with a reader of your choice."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -33,11 +31,7 @@ class ReadingWriter(nn.Module):
     needs_distinct_slots = True
 
     def __init__(
-        self,
-        address_prior: Prior,
-        reader: Reader | None = None,
-        block_size: int = 8,
-        sweeps: int = 1,
+        self, address_prior: Prior, reader: Reader | None = None, block_size: int = 8, sweeps: int = 1
     ) -> None:
         super().__init__()
         check_at_least("ReadingWriter", 1, block_size=block_size)

@@ -1,7 +1,5 @@
 """The writer of a slot memory."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
