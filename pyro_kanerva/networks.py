@@ -9,10 +9,7 @@ from pyro_kanerva._checks import check_at_least
 
 
 def event_shape_of_encoder(encoder: Callable[[Tensor], Tensor]) -> tuple[int, ...] | None:
-    """The shape of a pattern as the encoder states it in its attribute ``event_shape``, or None if it has none.
-
-    Patterns for an encoder without that attribute need all their dimensions.
-    """
+    """The shape E of a pattern: the encoder's attribute ``event_shape``, or None if it has none."""
     shape = getattr(encoder, "event_shape", None)
     return None if shape is None else tuple(shape)
 
@@ -27,16 +24,22 @@ def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: in
 
 
 def _initialize(network: nn.Module) -> None:
-    """He's initialization; residual blocks start as identities."""
+    """He initialization; residual blocks are identities at first."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.ConvTranspose2d):  # an output sees kernel / stride entries a side of every channel
-            seen = (module.kernel_size[0] / module.stride[0]) ** 2
-            nn.init.normal_(module.weight, std=(2 / (module.in_channels * seen)) ** 0.5)
+        elif isinstance(module, nn.ConvTranspose2d):
+            # The fan-in of an output is (kernel / stride)^2 entries of every channel, not kernel^2.
+            entries = (module.kernel_size[0] / module.stride[0]) ** 2
+            nn.init.normal_(module.weight, std=(2 / (module.in_channels * entries)) ** 0.5)
     for module in network.modules():
         if isinstance(module, _Residual):
             nn.init.zeros_(module.second.weight)
+
+
+def _layers(size_in: int, width: int, size_out: int) -> list[nn.Module]:
+    """Two hidden layers of ``width`` units, and a linear output."""
+    return [nn.Linear(size_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, size_out)]
 
 
 class MLPEncoder(nn.Sequential):
@@ -47,14 +50,7 @@ class MLPEncoder(nn.Sequential):
 
     def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 512) -> None:
         self.event_shape = _check_shape("MLPEncoder", event_shape, code_size)
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(math.prod(self.event_shape), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, code_size),
-        )
+        super().__init__(nn.Flatten(), *_layers(math.prod(self.event_shape), width, code_size))
         _initialize(self)
 
 
@@ -66,14 +62,7 @@ class MLPDecoder(nn.Sequential):
 
     def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 512) -> None:
         shape = _check_shape("MLPDecoder", event_shape, code_size)
-        super().__init__(
-            nn.Linear(code_size, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, math.prod(shape)),
-            nn.Unflatten(-1, shape),
-        )
+        super().__init__(*_layers(code_size, width, math.prod(shape)), nn.Unflatten(-1, shape))
         _initialize(self)
 
 
@@ -96,8 +85,8 @@ class ConvEncoder(nn.Sequential):
 
     def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 32) -> None:
         self.event_shape = _check_shape("ConvEncoder", event_shape, code_size, rank=3)
-        channels, height, width_ = self.event_shape
-        quarter = 2 * width * _half(_half(height)) * _half(_half(width_))
+        channels, rows, columns = self.event_shape
+        size = 2 * width * _half(_half(rows)) * _half(_half(columns))  # after two strides of 2
         super().__init__(
             nn.Conv2d(channels, width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -106,7 +95,7 @@ class ConvEncoder(nn.Sequential):
             nn.ReLU(),
             _Residual(2 * width),
             nn.Flatten(),
-            nn.Linear(quarter, code_size),
+            nn.Linear(size, code_size),
         )
         _initialize(self)
 
@@ -120,10 +109,9 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 32) -> None:
         super().__init__()
-        channels, height, width_ = _check_shape("ConvDecoder", event_shape, code_size, rank=3)
-        self.full_size = height, width_
-        self.half_size = _half(height), _half(width_)
-        quarter = _half(self.half_size[0]), _half(self.half_size[1])
+        channels, *self.full_size = _check_shape("ConvDecoder", event_shape, code_size, rank=3)
+        self.half_size = [_half(size) for size in self.full_size]
+        quarter = [_half(size) for size in self.half_size]
         self.start = nn.Sequential(
             nn.Linear(code_size, 2 * width * quarter[0] * quarter[1]),
             nn.Unflatten(-1, (2 * width, *quarter)),
@@ -136,9 +124,11 @@ class ConvDecoder(nn.Module):
         _initialize(self)
 
     def forward(self, codes: Tensor) -> Tensor:
+        # A transposed convolution doubles the size; odd sizes need a crop.
         images = self.start(codes)[..., : self.half_size[0], : self.half_size[1]]
         return self.finish(images)[..., : self.full_size[0], : self.full_size[1]]
 
 
 def _half(size: int) -> int:
+    """The size after a convolution with stride 2 and padding 1: half, rounded up."""
     return (size + 1) // 2

@@ -51,8 +51,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
         try:
             chunk = next(iterator, None)
             if chunk is not None:
-                codes, result = memory.encode_and_write(chunk, posterior)
-                part, num_patterns = memory.statistics_of(codes, result), codes.shape[-2]
+                _, part, num_patterns = memory.write_chunk(posterior, chunk)
         except Exception as caught:  # the other processes must know, or they would wait
             error = caught
         counts = torch.tensor(

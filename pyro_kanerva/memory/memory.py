@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pyro.distributions as dist
 import torch
@@ -13,25 +12,17 @@ from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._precision import autocast_off
-from pyro_kanerva.channels import Channel, check_channel, resolve
+from pyro_kanerva.channels import Channel
 from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory import sampling, storage
-from pyro_kanerva.memory.records import (
-    Record,
-    StreamRecord,
-    WriteRecord,
-    check_records,
-    empty_stream_record,
-    posterior_from_records,
-)
-from pyro_kanerva.memory.stream import SAVE_EVERY, is_continued, write_chunks
+from pyro_kanerva.memory.records import Record, WriteRecord, account_for, posterior_from_records
+from pyro_kanerva.memory.stream import write_stream
 from pyro_kanerva.model import Parts
-from pyro_kanerva.priors import as_distribution, moment_matched_memory, point_address, real_coordinates
+from pyro_kanerva.priors import as_distribution, moment_matched_memory, point_address
 from pyro_kanerva.retrieval import Energy, PointEnergy, Retrieval
-from pyro_kanerva.retrieval.energy import cue_log_evidence, entry_dims
-from pyro_kanerva.retrieval.query import check_observed, query
+from pyro_kanerva.retrieval.query import query, query_energy
 from pyro_kanerva.writers import WriteResult, check_continues
 
 
@@ -87,78 +78,42 @@ class Memory:
         :raises FileNotFoundError: if there is no file to resume from.
         """
         if not isinstance(patterns, Tensor):
-            return self._write_stream(
-                patterns, path, SAVE_EVERY if save_every is None else save_every, resume, progress
+            save_every = 10 if save_every is None else save_every
+            stored = write_stream(
+                self.machine, self._stored(), patterns, self.write_chunk, path, save_every, resume, progress
             )
+            return Memory(self.machine, *stored)
         if path is not None or save_every is not None or resume or progress:
             raise ValueError(
                 "write(): path, save_every, resume and progress are options for streams; pass an iterable of chunks."
             )
-        codes, result = self.encode_and_write(patterns, self.posterior)
+        codes, result = self._encode_and_write(patterns, self.posterior)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
         return self._with_posterior(result.memory, (*self.records, record))
 
-    def _write_stream(
-        self,
-        chunks: Iterable[Tensor],
-        path: str | os.PathLike[str] | None,
-        save_every: int,
-        resume: bool,
-        progress: bool,
-    ) -> Memory:
-        check_at_least("write()", 1, save_every=save_every)
-        check_continues(self.machine.writer)
-        posterior, record = self.posterior, empty_stream_record(self.posterior)
-        if resume:
-            posterior, record = self._resumed(path)
-        elif path is not None and Path(path).exists():
-            raise ValueError(f"write(): {path} exists already. Go on from it with resume=True, or take another file.")
-
-        def write_chunk(posterior: MatrixNormal, chunk: Tensor) -> tuple[MatrixNormal, NaturalParameters, int]:
-            codes, result = self.encode_and_write(chunk, posterior)
-            return result.memory, self.statistics_of(codes, result), codes.shape[-2]
-
-        def save(posterior: MatrixNormal, record: StreamRecord) -> None:
-            if path is not None:
-                self._with_posterior(posterior, (*self.records, record)).save(path)
-
-        posterior, record = write_chunks(posterior, record, chunks, write_chunk, save, save_every, progress)
-        return self._with_posterior(posterior, (*self.records, record))
-
-    def _resumed(self, path: str | os.PathLike[str] | None) -> tuple[MatrixNormal, StreamRecord]:
-        """q(M) and the record of the stream in ``path``, which began at this memory."""
-        if path is None:
-            raise ValueError("write(): resume=True without a path; pass the file that holds the memory.")
-        posterior, event_shape, records = storage.load_memory(path, self.machine)
-        same = (event_shape, posterior.batch_shape) == (self.event_shape, self.posterior.batch_shape)
-        if not same or not is_continued(records, self.records):
-            raise ValueError(
-                f"write(): {path} does not hold this memory with part of a stream written; resume from the file and "
-                "with the memory of the first call, or take another file."
-            )
-        record = records[-1]
-        assert isinstance(record, StreamRecord)
-        return posterior, record
-
-    def encode_and_write(self, patterns: Tensor, posterior: MatrixNormal) -> tuple[Tensor, WriteResult]:
-        """The codes (B, T, C) of ``patterns``, and the writer's result of writing them into ``posterior``.
-
-        :raises ValueError: as :meth:`write`.
-        """
+    def _encode_and_write(self, patterns: Tensor, posterior: MatrixNormal) -> tuple[Tensor, WriteResult]:
         patterns = self.check(patterns, "write()", "patterns")
         if self.records:
             check_continues(self.machine.writer)
         codes = self.machine.encode(patterns)
         return codes, self.machine.write_codes(codes, posterior)
 
-    def statistics_of(self, codes: Tensor, result: WriteResult) -> NaturalParameters:
-        """What a write added to the natural parameters: as the writer computed it, or from the addresses."""
-        if result.statistics is not None:
-            return result.statistics
-        return statistics(result.addresses, codes, self.machine.code_scale, result.address_scale_tril)
+    def write_chunk(self, posterior: MatrixNormal, chunk: Tensor) -> tuple[MatrixNormal, NaturalParameters, int]:
+        """q(M) after writing a chunk into ``posterior``, the statistics that it added, and its number of patterns.
+
+        :raises ValueError: as :meth:`write`.
+        """
+        codes, result = self._encode_and_write(chunk, posterior)
+        part = result.statistics
+        if part is None:
+            part = statistics(result.addresses, codes, self.machine.code_scale, result.address_scale_tril)
+        return result.memory, part, codes.shape[-2]
 
     def _with_posterior(self, posterior: MatrixNormal, records: Sequence[Record]) -> Memory:
         return Memory(self.machine, posterior, self.event_shape, records)
+
+    def _stored(self) -> storage.StoredMemory:
+        return storage.StoredMemory(self.posterior, self.event_shape, self.records)
 
     @torch.no_grad()
     def erase(self, record: Record) -> Memory:
@@ -175,7 +130,8 @@ class Memory:
         """
         if not any(record is other for other in self.records):
             raise ValueError("erase(): the record is not one of this memory; pass one of memory.records.")
-        return self._from_records([other for other in self.records if other is not record], "erase()")
+        self._check_records("erase()")
+        return self._with_records([other for other in self.records if other is not record])
 
     @staticmethod
     @torch.no_grad()
@@ -201,21 +157,24 @@ class Memory:
                     f"merge(): the memories have {first.posterior.batch_shape[0]} and {other.posterior.batch_shape[0]} "
                     "episodes; expected equal numbers."
                 )
-        for memory in memories[1:]:
+        for memory in memories:
             memory._check_records("merge()")
-        return first._from_records([record for memory in memories for record in memory.records], "merge()")
-
-    def _from_records(self, records: Sequence[Record], caller: str) -> Memory:
-        """The memory prior plus the statistics of ``records``; those of this memory must account for it."""
-        self._check_records(caller)
-        return self._with_posterior(self._rebuilt(records), records)
+        return first._with_records([record for memory in memories for record in memory.records])
 
     def _check_records(self, caller: str) -> None:
-        check_records(self._rebuilt(self.records), self.posterior, self.machine.writer, caller)
+        """:raises ValueError: if the records do not account for the memory."""
+        if not account_for(self._with_records(self.records).posterior, self.posterior):
+            raise ValueError(
+                f"{caller}: the memory is not the memory prior plus the statistics of its records, so its writes "
+                f"cannot be told apart. Either {type(self.machine.writer).__name__} does not add statistics "
+                "(OnlineWriter does), or the machine was trained since, or the memory did not start from its prior. "
+                "Write the patterns that are to stay."
+            )
 
-    def _rebuilt(self, records: Sequence[Record]) -> MatrixNormal:
+    def _with_records(self, records: Sequence[Record]) -> Memory:
+        """The memory prior plus the statistics of ``records``."""
         prior = moment_matched_memory(self.machine.memory_prior).expand(self.posterior.batch_shape)
-        return posterior_from_records(prior, self.machine.code_scale, records)
+        return self._with_posterior(posterior_from_records(prior, self.machine.code_scale, records), records)
 
     # ------------------------------------------------------------------ read, query, sample
 
@@ -346,12 +305,7 @@ class Memory:
         :param matrix: M (B, K, C), by default the posterior mean.
         :raises ValueError: if an argument has another shape.
         """
-        slots = self.machine.num_slots
-        if address.dim() != 3 or address.shape[0] != self.posterior.batch_shape[0] or address.shape[2] != slots:
-            raise ValueError(
-                f"predict(): address has shape {tuple(address.shape)}; expected ({self.posterior.batch_shape[0]}, Q, "
-                f"{slots}), episodes, addresses and slots."
-            )
+        self._check_address(address, "predict()")
         return self.machine.predict(address, self._matrix(matrix), self.event_shape)
 
     def energy(
@@ -367,18 +321,18 @@ class Memory:
         :raises ValueError: if the arguments do not fit.
         """
         cues = self.check(cues, "energy()", "cues")
-        check_channel(channel, "energy()")
-        entries = self.predict(address)
-        prediction = entries.expand(torch.Size((1, *entries.batch_shape)))
-        cues = cues.expand(entries.batch_shape)
-        seen = torch.ones_like(cues, dtype=torch.bool) if observed is None else check_observed(observed, cues)
-        known = None if channel is None else resolve(channel, cues, prediction, seen, entry_dims(cues))
-        log_evidence = cue_log_evidence(cues, prediction, known, seen).squeeze(0)
-        prior = as_distribution(self.machine.address_prior)
-        if prior.has_enumerate_support:
-            return -log_evidence - prior.log_prob(address)
-        coordinates = real_coordinates(prior)
-        return -log_evidence - coordinates.log_density(coordinates.inverse(address))
+        self._check_address(address, "energy()")
+        cues = cues.expand(*address.shape[:2], *self.event_shape)
+        matrix, energy = self.posterior.loc, PointEnergy()
+        return query_energy(self.machine, matrix, cues, channel, observed, energy, "energy()").at(address)
+
+    def _check_address(self, address: Tensor, caller: str) -> None:
+        slots = self.machine.num_slots
+        if address.dim() != 3 or address.shape[0] != self.posterior.batch_shape[0] or address.shape[2] != slots:
+            raise ValueError(
+                f"{caller}: address has shape {tuple(address.shape)}; expected ({self.posterior.batch_shape[0]}, Q, "
+                f"{slots}), episodes, addresses and slots."
+            )
 
     def _matrix(self, matrix: Tensor | None) -> Tensor:
         loc = self.posterior.loc
@@ -395,7 +349,7 @@ class Memory:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this memory to a file, whole or not at all; the machine is not part of it."""
-        storage.save_memory(path, self.machine, self.posterior, self.event_shape, self.records)
+        storage.save_memory(path, self.machine, self._stored())
 
     @staticmethod
     def load(path: str | os.PathLike[str], machine: Parts) -> Memory:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from pyro_kanerva import _files
 from pyro_kanerva.distributions import MatrixNormal
@@ -11,14 +11,17 @@ from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
 
 
-def save_memory(
-    path: str | os.PathLike[str],
-    parts: Parts,
-    posterior: MatrixNormal,
-    event_shape: tuple[int, ...],
-    records: Sequence[Record],
-) -> None:
-    """Write a file with q(M) and the records, whole or not at all."""
+class StoredMemory(NamedTuple):
+    """What a file of a memory holds: q(M), the shape E of a pattern, and the records of its writes."""
+
+    posterior: MatrixNormal
+    event_shape: tuple[int, ...]
+    records: tuple[Record, ...]
+
+
+def save_memory(path: str | os.PathLike[str], parts: Parts, memory: StoredMemory) -> None:
+    """Write a file of a memory, whole or not at all."""
+    posterior, event_shape, records = memory
     state = {
         "loc": posterior.loc.contiguous(),
         "scale_tril_row": posterior.scale_tril_row.contiguous(),
@@ -33,8 +36,8 @@ def save_memory(
     _files.save(path, "memory", header, state)
 
 
-def load_memory(path: str | os.PathLike[str], parts: Parts) -> tuple[MatrixNormal, tuple[int, ...], list[Record]]:
-    """q(M), the shape of a pattern, and the records of a file that :func:`save_memory` wrote.
+def load_memory(path: str | os.PathLike[str], parts: Parts) -> StoredMemory:
+    """Read a file that :func:`save_memory` wrote for these parts.
 
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is broken, of another kind or version, unsafe, or of other parts.
@@ -56,7 +59,7 @@ def load_memory(path: str | os.PathLike[str], parts: Parts) -> tuple[MatrixNorma
             factor = None if factor is None else factor.to(dtype)
             records.append(WriteRecord(codes.to(dtype), addresses.to(dtype), factor))
     posterior = MatrixNormal(state["loc"].to(dtype), state["scale_tril_row"].to(dtype))
-    return posterior, tuple(header["event_shape"]), records
+    return StoredMemory(posterior, tuple(header["event_shape"]), tuple(records))
 
 
 def fingerprint(parts: Parts) -> str:

@@ -1,33 +1,47 @@
 """Writing a stream of chunks, of any length, in constant memory."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.conjugate import NaturalParameters
 from pyro_kanerva.distributions import MatrixNormal
-from pyro_kanerva.memory.records import Record, StreamRecord
+from pyro_kanerva.memory.records import Record, StreamRecord, empty_stream_record
+from pyro_kanerva.memory.storage import StoredMemory, load_memory, save_memory
+from pyro_kanerva.model import Parts
+from pyro_kanerva.writers import check_continues
 
-SAVE_EVERY = 10  # chunks between two saves, by default
+#: q(M) and a chunk -> q(M) after the chunk, the statistics that the chunk added, and its number of patterns.
+WriteChunk = Callable[[MatrixNormal, Tensor], tuple[MatrixNormal, NaturalParameters, int]]
 
 
-def write_chunks(
-    posterior: MatrixNormal,
-    record: StreamRecord,
+def write_stream(
+    parts: Parts,
+    start: StoredMemory,
     chunks: Iterable[Tensor],
-    write_chunk: Callable[[MatrixNormal, Tensor], tuple[MatrixNormal, NaturalParameters, int]],
-    save: Callable[[MatrixNormal, StreamRecord], None],
+    write_chunk: WriteChunk,
+    path: str | os.PathLike[str] | None,
     save_every: int,
+    resume: bool,
     progress: bool,
-) -> tuple[MatrixNormal, StreamRecord]:
-    """Write ``chunks`` into ``posterior``, without those that ``record`` already counts.
+) -> StoredMemory:
+    """The stream of :meth:`pyro_kanerva.Memory.write`, written into the memory ``start``."""
+    check_at_least("write()", 1, save_every=save_every)
+    check_continues(parts.writer)
+    posterior, record = start.posterior, empty_stream_record(start.posterior)
+    if resume:
+        posterior, record = _resumed(parts, start, path)
+    elif path is not None and Path(path).exists():
+        raise ValueError(f"write(): {path} exists already. Go on from it with resume=True, or take another file.")
 
-    :param write_chunk: returns q(M) after a chunk, the statistics that the chunk added, and its number of patterns.
-    :param save: called after every ``save_every`` chunks, and at the end.
-    :raises ValueError: if there are no chunks, or one is not a tensor.
-    """
+    def stored() -> StoredMemory:
+        return StoredMemory(posterior, start.event_shape, (*start.records, record))
+
     with tqdm(unit=" patterns", unit_scale=True, initial=record.num_patterns, disable=not progress) as bar:
         for chunk in itertools.islice(chunks, record.num_chunks, None):
             if not isinstance(chunk, Tensor):
@@ -35,23 +49,39 @@ def write_chunks(
             posterior, part, num_patterns = write_chunk(posterior, chunk)
             record = record.extended(part, num_patterns)
             bar.update(num_patterns)
-            if record.num_chunks % save_every == 0:
-                save(posterior, record)
+            if path is not None and record.num_chunks % save_every == 0:
+                save_memory(path, parts, stored())
     if record.num_chunks == 0:
         raise ValueError("write(): the stream has no chunks; expected at least one.")
-    save(posterior, record)
-    return posterior, record
+    if path is not None:
+        save_memory(path, parts, stored())
+    return stored()
 
 
-def is_continued(found: Sequence[Record], start: Sequence[Record]) -> bool:
-    """True if the records ``found`` are those of ``start`` and one stream more."""
-    before = found[:-1]
-    same = len(before) == len(start) and all(map(_equal, before, start))
-    return same and bool(found) and isinstance(found[-1], StreamRecord)
+def _resumed(
+    parts: Parts, start: StoredMemory, path: str | os.PathLike[str] | None
+) -> tuple[MatrixNormal, StreamRecord]:
+    """q(M) and the record of the stream in ``path``, which began at ``start``."""
+    if path is None:
+        raise ValueError("write(): resume=True without a path; pass the file that holds the memory.")
+    found = load_memory(path, parts)
+    last = found.records[-1] if found.records else None
+    shapes = [(memory.event_shape, memory.posterior.batch_shape) for memory in (found, start)]
+    same = shapes[0] == shapes[1] and _equal(found.records[:-1], start.records)
+    if not isinstance(last, StreamRecord) or not same:
+        raise ValueError(
+            f"write(): {path} does not hold this memory with part of a stream written; resume from the file and with "
+            "the memory of the first call, or take another file."
+        )
+    return found.posterior, last
 
 
-def _equal(one: Record, other: Record) -> bool:
-    return type(one) is type(other) and all(
-        left.equal(right) if isinstance(left, Tensor) and isinstance(right, Tensor) else left == right
-        for left, right in zip(one, other, strict=True)
+def _equal(some: Sequence[Record], others: Sequence[Record]) -> bool:
+    return len(some) == len(others) and all(
+        type(one) is type(other) and all(map(_equal_fields, one, other))
+        for one, other in zip(some, others, strict=True)
     )
+
+
+def _equal_fields(one: object, other: object) -> bool:
+    return one.equal(other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other

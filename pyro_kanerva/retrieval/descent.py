@@ -59,7 +59,7 @@ class Descent:
         parts = self.energy.parts
         codes = patterns.new_zeros(*active.shape, parts.code_size)
         codes[active] = parts.encode(patterns[active].unsqueeze(0)).squeeze(0)
-        return self.energy.locate(point_address(parts.read_codes(codes, self.energy.matrix)))
+        return self.energy.nearest_point(point_address(parts.read_codes(codes, self.energy.matrix)))
 
     def move(self, point: Tensor, active: Tensor) -> Tensor:
         """Go to ``point`` (B, Q, n) where that does not raise the energy. Returns where, (B, Q)."""

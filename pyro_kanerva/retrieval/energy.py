@@ -97,11 +97,6 @@ def cue_log_evidence(
     return entries.flatten(3).sum(-1)
 
 
-def entry_dims(cues: Tensor) -> tuple[int, ...]:
-    """The dimensions of a prediction (S, B, Q) + E over which one cue (B, Q) + E has one unknown level."""
-    return (0, *range(3, 1 + cues.dim()))
-
-
 class Trial(NamedTuple):
     """The energy at a point, and the x-step there; tensors that start with (B, Q)."""
 
@@ -146,9 +141,13 @@ class QueryEnergy:
         """The point (n,) of an address in the middle of the prior."""
         return self.coordinates.center(self.cues)
 
-    def locate(self, address: Tensor) -> Tensor:
+    def point(self, address: Tensor) -> Tensor:
         """The point (..., n) of an address (..., K)."""
         return self.coordinates.inverse(address)
+
+    def nearest_point(self, address: Tensor) -> Tensor:
+        """The point (..., n) of the legal address next to the reader's ``address`` (..., K)."""
+        return self.point(address)
 
     def address(self, point: Tensor) -> Tensor:
         """The address (..., K) of a point (..., n)."""
@@ -164,6 +163,19 @@ class QueryEnergy:
     def _gradient(self, energy: Tensor, point: Tensor) -> Tensor:
         return torch.autograd.grad(energy, point)[0]
 
+    def _known_channel(self, prediction: dist.TorchDistribution) -> Channel | None:
+        """The channel at its most likely level for each cue."""
+        if self.channel is None:
+            return None
+        dims = (0, *range(3, 1 + self.cues.dim()))  # of a prediction (S, B, Q) + E: one level for each query
+        return resolve(self.channel, self.cues, prediction, self.observed, dims)
+
+    def at(self, address: Tensor) -> Tensor:
+        """The energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""
+        prediction = self.parts.predict(address.unsqueeze(0), self.matrix, tuple(self.cues.shape[2:]))
+        log_evidence = cue_log_evidence(self.cues, prediction, self._known_channel(prediction), self.observed)
+        return self._address_term(self.point(address).unsqueeze(0)) - log_evidence.mean(0)
+
     def evaluate(self, point: Tensor, pattern: Tensor, active: Tensor) -> Trial:
         """The energy at ``point`` (B, Q, n) and the x-step there, decoded for ``active`` queries (B, Q).
 
@@ -177,13 +189,13 @@ class QueryEnergy:
             points = point + self.deviations  # (S, B, Q, n)
             prediction = self._predict(points, active)
             address_term = self._address_term(points)
-            if self.channel is None:
+            channel = self._known_channel(prediction)
+            if channel is None:
                 with torch.no_grad():
                     mode = torch.where(self.clamped, self.cues, joint_mode(prediction))
                     log_evidence = cue_log_evidence(pattern, prediction, None, self.observed)
                 expected, next_log_evidence = mode, cue_log_evidence(mode, prediction, None, self.observed)
             else:
-                channel = resolve(self.channel, self.cues, prediction, self.observed, entry_dims(self.cues))
                 log_evidence = next_log_evidence = cue_log_evidence(self.cues, prediction, channel, self.observed)
                 with torch.no_grad():
                     posterior = expected_and_mode(channel.posterior(self.cues, prediction))

@@ -44,11 +44,15 @@ def query(
     check_at_least("query()", 0, num_steps=num_steps)
     if not tolerance >= 0:
         raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
-    check_channel(channel, "query()")
-    observed = None if observed is None else check_observed(observed, cues)
     with torch.inference_mode(False), torch.no_grad():
         matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
-        descent, w_step = _start(parts, matrix, cues, channel, observed, energy)
+        function = query_energy(parts, matrix, cues, channel, observed, energy, "query()")
+        descent = Descent(function)
+        w_step: SlotStep | AttractorStep | ChannelStep
+        if isinstance(function, SlotEnergy):
+            w_step = SlotStep(descent, function)
+        else:
+            w_step = (AttractorStep if channel is None else ChannelStep)(descent, function)
         patterns, energies, points = [cues], [descent.state.energy], [descent.state.point]
         converged = torch.zeros(cues.shape[:2], dtype=torch.bool, device=cues.device)
         active = ~converged
@@ -70,22 +74,29 @@ def query(
             trusted = descent.improved | (w_step.predicted_decrease <= _NEGLIGIBLE)
             done = converged & trusted & (fall <= max(tolerance, _NEGLIGIBLE))
             if len(patterns) == 2:  # hidden entries of the cue are arbitrary: their change says nothing
-                done &= descent.energy.observed.flatten(2).all(-1)
+                done &= function.observed.flatten(2).all(-1)
             active &= ~done
-        address = descent.energy.address(torch.stack(points))
+        address = function.address(torch.stack(points))
         return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
 
 
-def _start(
-    parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
-) -> tuple[Descent, SlotStep | AttractorStep | ChannelStep]:
-    if as_distribution(parts.address_prior).has_enumerate_support:
-        over_slots = SlotEnergy(parts, matrix, cues, channel, observed, energy)
-        descent = Descent(over_slots)
-        return descent, SlotStep(descent, over_slots)
-    query_energy = QueryEnergy(parts, matrix, cues, channel, observed, energy)
-    descent = Descent(query_energy)
-    return descent, (AttractorStep if channel is None else ChannelStep)(descent, query_energy)
+def query_energy(
+    parts: Parts,
+    matrix: Tensor,
+    cues: Tensor,
+    channel: Channel | None,
+    observed: Tensor | None,
+    energy: Energy,
+    caller: str,
+) -> QueryEnergy:
+    """The energy of cues (B, Q) + E: over the slots for one-hot addresses, else over real coordinates.
+
+    :raises ValueError: if the channel or ``observed`` do not fit.
+    """
+    check_channel(channel, caller)
+    observed = None if observed is None else check_observed(observed, cues)
+    discrete = as_distribution(parts.address_prior).has_enumerate_support
+    return (SlotEnergy if discrete else QueryEnergy)(parts, matrix, cues, channel, observed, energy)
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:

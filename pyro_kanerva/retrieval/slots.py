@@ -20,9 +20,12 @@ class SlotEnergy(QueryEnergy):
         self.deviations = self.matrix.new_zeros(1, 1, 1, 1)
 
     def center(self) -> Tensor:
-        return self.locate(self.prior.mean)
+        return self.nearest_point(self.prior.mean)
 
-    def locate(self, address: Tensor) -> Tensor:
+    def point(self, address: Tensor) -> Tensor:
+        return address
+
+    def nearest_point(self, address: Tensor) -> Tensor:
         return self.slots[address.argmax(-1)]
 
     def address(self, point: Tensor) -> Tensor:
