@@ -14,3 +14,12 @@ autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"pyro_kanerva {release}"
+
+
+def _skip_tuple_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of NamedTuples: the docstring of the class says what they are."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", _skip_tuple_fields)

@@ -1,25 +1,26 @@
 """Simulation-based calibration: is the guide as certain as it should be?
 
-Draw a memory, addresses and patterns from the model, ask the guide for the posterior of the patterns, and note
-the rank of the truth among its draws. With an exact posterior all ranks are equally frequent. Bins high at both
-ends come from a guide that is too narrow, a hump from one that is too wide.
+The model draws a memory, addresses and patterns. The guide draws from its posterior given the patterns, and the
+rank of the truth among these draws is noted. An exact posterior makes all ranks equally frequent. A guide that is
+too narrow fills the bins at both ends; one that is too wide fills the middle.
 
     python examples/calibrate.py --out calibrate.png
 
-The machine has no networks and Normal noise. Told the memory, ``known=("memory",)``, its reader is exact, and the
-ranks are uniform. Asked for memory and addresses at once, the guide is too certain: the writer settles on one set
-of addresses, and q(M) does not know that others would have explained the patterns as well.
+The machine has no networks and Normal noise. Given the memory, ``known=("memory",)``, its reader is exact and the
+ranks are uniform. Without the memory the guide is too certain: the writer chooses one set of addresses, and q(M)
+does not know that others explain the patterns as well.
 """
 
 import argparse
 
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import chisquare
 from torch import nn
 
 import pyro_kanerva as pk
-from pyro_kanerva.calibration import calibration_ranks, uniformity_pvalues
-from pyro_kanerva.diagnostic_plots import rank_plot
+from pyro_kanerva.diagnostics import calibration_ranks, rank_counts
+from pyro_kanerva.plotting import rank_plot
 
 
 def parser():
@@ -28,8 +29,8 @@ def parser():
     parser.add_argument("--code-size", type=int, default=4)
     parser.add_argument("--patterns", type=int, default=6, help="patterns of a simulated episode")
     parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the patterns around M^T w")
-    parser.add_argument("--simulations", type=int, default=2000)
-    parser.add_argument("--draws", type=int, default=99, help="of the guide; one less than a multiple of the bins")
+    parser.add_argument("--simulations", type=int, default=2000, help="at least 5 for each bin")
+    parser.add_argument("--draws", type=int, default=99, help="draws of the guide, one less than a multiple of --bins")
     parser.add_argument("--bins", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="calibrate.png")
@@ -46,10 +47,7 @@ def main(args):
         likelihood=pk.NormalLikelihood(args.noise, learned=False),
         code_scale=args.noise,
     )
-    cases = {
-        "memory known: exact": ("memory",),
-        "memory written: too certain": (),
-    }
+    cases = {"memory known: exact": ("memory",), "memory written: too certain": ()}
     figure = Figure(figsize=(11, 7), layout="constrained")
     smallest = []
     for row, (title, known) in zip(figure.subfigures(2, 1), cases.items(), strict=True):
@@ -61,7 +59,7 @@ def main(args):
             known=known,
             event_shape=(args.code_size,),
         )
-        pvalues = uniformity_pvalues(ranks, args.bins)
+        pvalues = chisquare(rank_counts(ranks, args.bins).numpy(), axis=-1).pvalue
         smallest.append(pvalues.min().item())
         print(f"{title}; p-value of uniform ranks, to be compared with 0.05 / {len(pvalues)}")
         for name, pvalue in zip(ranks.names, pvalues.tolist(), strict=True):

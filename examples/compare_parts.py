@@ -4,14 +4,14 @@
     python examples/compare_parts.py --memory-priors gaussian laplace --writers paper blocks --readers scalar exact
     python examples/compare_parts.py --combinations gaussian/gaussian/paper/scalar gaussian/categorical/slots/slots
 
-Every combination of the parts that are named is trained, and evaluated on held-out images: the terms of the
-bound, the wrong pixels recalled from cues with 15% salt-and-pepper noise, and the time of a training step. Parts
-that do not fit each other are left out, with the reason. Results gather in the folder of the run, ``--run``: train
-some combinations, then others, with other weights if you like, and the table and the picture show all. A
+The script trains every combination of the named parts and evaluates it on held-out images: the terms of the bound,
+the wrong pixels recalled from cues with 15% salt-and-pepper noise, and the time of a training step. It leaves out
+parts that do not fit each other and prints the reason. All results stay in the folder of the run, ``--run``. Train
+some combinations first and others later, also with other weights: the table and the picture show all of them. A
 combination that was stopped goes on from its checkpoint.
 
-Look at the two bounds side by side. The conditional bound gives the memory away for free; a writer that fills the
-memory with all that it can hold looks best there, and worst in the bound.
+Compare the two bounds side by side. The conditional bound leaves out the memory KL. A writer that fills the memory
+with all that it can hold looks best there and worst in the bound.
 """
 
 import argparse
@@ -55,7 +55,6 @@ WRITERS = {
     "slots": lambda args, address_prior: pk.SlotWriter(),
     "pseudo-inverse": lambda args, address_prior: pk.PseudoInverseWriter(args.slots),
     "amortized": lambda args, address_prior: pk.AmortizedWriter(address_network(args)),
-    "refined": lambda args, address_prior: pk.RefinedWriter(pk.OnlineWriter(block_size=8, sweeps=1)),
     "kanerva-2018": None,  # goes with the reader of that name: see build()
 }
 READERS = {
@@ -86,11 +85,11 @@ def parser():
     data.add_argument("--recall-episodes", type=int, default=2, help="held-out episodes recalled from damaged cues")
     machine = parser.add_argument_group("machine, the same for all")
     machine.add_argument("--networks", choices=("mlp", "conv"), default="mlp")
-    machine.add_argument("--width", type=int, help="of the networks; by default 128 units, or 32 channels")
+    machine.add_argument("--width", type=int, help="width of the networks; by default 128 units or 32 channels")
     machine.add_argument("--slots", type=int, default=32)
     machine.add_argument("--code-size", type=int, default=64)
-    machine.add_argument("--code-scale", type=float, default=1.0, help="where the learned code noise starts")
-    machine.add_argument("--memory-scale", type=float, help="where the prior deviations of the slots start")
+    machine.add_argument("--code-scale", type=float, default=1.0, help="start of the learned code noise, sigma")
+    machine.add_argument("--memory-scale", type=float, help="start of the prior deviations of the slots")
     training = parser.add_argument_group("training, the same for all")
     training.add_argument("--steps", type=int, default=60)
     training.add_argument("--learning-rate", type=float, default=6e-3)
@@ -102,7 +101,7 @@ def parser():
 
 
 def load(args):
-    """Training episodes, and a list of held-out ones; of a file a random split, or a quarter of the groups."""
+    """Training episodes and a list of held-out ones; a random split of a file, or of its groups with ``--group-by``."""
     generator = torch.Generator().manual_seed(args.seed)
     labels = test_labels = None
     if args.data == "glyphs":
@@ -117,16 +116,16 @@ def load(args):
         groups = groups[torch.randperm(len(groups), generator=generator)]
         held_out = torch.isin(labels, groups[: len(groups) // 4])
         train, test, labels, test_labels = images[~held_out], images[held_out], labels[~held_out], labels[held_out]
-    number = min(args.test_episodes, len(test) // args.episode_length)
+    num_episodes = min(args.test_episodes, len(test) // args.episode_length)
     episodes = pk.Episodes(test, args.episode_length, 1, seed=args.seed, labels=test_labels)
     return (
         pk.Episodes(train, args.episode_length, args.batch_size, seed=args.seed, labels=labels),
-        [episodes[index] for index in range(number)],
+        [episodes[index] for index in range(num_episodes)],
     )
 
 
 def build(args, combination, event_shape):
-    """A machine; the networks, made first, start alike in all of them."""
+    """A machine. Its networks are made first, so that they start from the same parameters in every machine."""
     memory, address, writer, reader = combination
     torch.manual_seed(args.seed)
     if args.networks == "conv":
@@ -199,7 +198,7 @@ EVALUATION = ("test_episodes", "recall_episodes")
 
 
 def compare(args, combination, episodes, batches):
-    """Train and evaluate one combination, and file the result; what is on file already is left alone."""
+    """Train and evaluate one combination, and save the result. A combination with a saved result is skipped."""
     training = {name: getattr(args, name) for name in TRAINING}
     settings = {"parts": "/".join(combination), **training, **{name: getattr(args, name) for name in EVALUATION}}
     digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:8]  # other settings, another folder
@@ -208,7 +207,7 @@ def compare(args, combination, episodes, batches):
     if path.exists() and settings.items() <= json.loads(path.read_text()).items():
         return
     machine = build(args, combination, tuple(batches[0].shape[2:]))
-    machine.bound(batches[0])  # parts that do not fit each other say so here
+    machine.bound(batches[0])  # raises an error if the parts do not fit each other
     pk.fit(
         machine,
         episodes,
@@ -252,7 +251,7 @@ def table(results):
 
 
 def draw(results, path):
-    """Both bounds of every combination, and what lies between them: the memory."""
+    """Both bounds of every combination. The difference between them is the memory KL."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(9, 1.4 + 0.55 * len(results)), layout="constrained")

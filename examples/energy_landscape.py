@@ -1,7 +1,7 @@
 """The energy that a query descends, drawn over the two address weights of a memory with two slots.
 
-A small machine learns pictures of a horizontal and a vertical bar. An episode of them is stored, one is
-damaged, and the damaged cue is queried: once told how it was damaged, by the channel, and once not.
+A small machine learns pictures of a horizontal and a vertical bar. It stores an episode of them. One picture is
+damaged, and two queries recall it from the damaged cue: one with the channel, which knows the damage, and one without.
 
     python examples/energy_landscape.py --out energy_landscape.png
 """
@@ -61,17 +61,19 @@ def main(args):
     target = memory.query(patterns[:, :1], num_steps=0).address[0, 0]  # where the reader finds the intact pattern
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for ax, told in zip(figure.subplots(1, 2), (channel, None), strict=True):
-        retrieval = memory.query(cue, num_steps=args.query_steps, channel=told)
+    for ax, query_channel in zip(figure.subplots(1, 2), (channel, None), strict=True):
+        retrieval = memory.query(cue, num_steps=args.query_steps, channel=query_channel)
         wrong = [int((retrieval.patterns[step, 0] != patterns[0, :1]).sum()) for step in (0, -1)]
-        # Without a channel the query moves the pattern too, so that only its last landscape is the one it rests in.
-        at = cue if told is not None else retrieval.patterns[-1]
+        # Without a channel the query changes the pattern too; it converged in the landscape of the last pattern.
+        at = cue if query_channel is not None else retrieval.patterns[-1]
         plotting.energy_landscape(
-            memory, at, told, retrieval=retrieval, extent=args.extent, resolution=args.resolution, ax=ax
+            memory, at, query_channel, retrieval=retrieval, extent=args.extent, resolution=args.resolution, ax=ax
         )
         ax.plot(*target.unbind(-1), "X", color="#d55e00", markeredgecolor="white", markersize=9, label="stored pattern")
         ax.legend(fontsize="small", framealpha=0.9)
-        name = f"With the channel {told}: energy of the cue" if told else "No channel: energy of the last pattern"
+        name = "No channel: energy of the last pattern"
+        if query_channel is not None:
+            name = f"With the channel {query_channel}: energy of the cue"
         ax.set_title(f"{name}\n{wrong[0]} wrong pixels become {wrong[1]}", fontsize="medium")
         print(f"{name}: {wrong[0]} wrong pixels become {wrong[1]} of {patterns[0, 0].numel()}")
     figure.savefig(args.out, dpi=150)

@@ -1,13 +1,13 @@
 """Erase a write, and merge memories.
 
-A machine is trained on letters. Then 24 letters that it has never seen are written, and 8 more; the 8 are erased.
-Their familiarity, the log Bayes factor for "stored", falls back to that of letters that were never written. In the
-second half 32 letters are written in 1, 2, 4 or 8 parts that know nothing of each other, and the parts are merged.
+A machine learns letters. It writes 24 letters that it has never seen and then 8 more, and erases the 8. Their
+familiarity, the log Bayes factor for "stored", falls back to that of letters that were never written. The second half
+writes 32 letters in 1, 2, 4 or 8 independent parts and merges the parts.
 
     python examples/erase_and_merge.py --out erase_and_merge.png
 
-Merged parts are the memory written at once, to rounding, if addresses do not depend on what is stored: with
-``FrameWriter``. ``OnlineWriter`` makes use of what is stored, so that parts get in each other's way.
+The addresses of ``FrameWriter`` do not depend on what is stored, so that merged parts equal the memory written at
+once, up to rounding. The addresses of ``OnlineWriter`` depend on what is stored, so that its parts interfere.
 """
 
 import argparse
@@ -84,12 +84,12 @@ def main(args):
     print(f"\n{'merged':33s}{'wrong pixels':>14s}{'difference of R from the memory written at once':>50s}")
     for name, built in machines.items():
         whole = built.write(episode)
-        for number in args.parts:
-            merged = pk.Memory.merge([built.write(part) for part in episode.chunk(number, 1)])
+        for num_parts in args.parts:
+            merged = pk.Memory.merge([built.write(part) for part in episode.chunk(num_parts, 1)])
             difference = (merged.posterior.loc - whole.posterior.loc).norm() / whole.posterior.loc.norm()
             differences[name].append(difference)
             error = 100 * wrong_pixels(merged, episode).mean()
-            print(f"{name:26s}{number:2d} part{'s' if number > 1 else ' '}{error:13.2f}%{difference:50.1e}")
+            print(f"{name:26s}{num_parts:2d} part{'s' if num_parts > 1 else ' '}{error:13.2f}%{difference:50.1e}")
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,15 +1,15 @@
-"""The Kanerva Machine of 2018 against the dynamic one: what did inferring the addresses bring?
+"""The Kanerva Machine of 2018 against the dynamic one: what is gained by inferring the addresses?
 
-``pk.kanerva_2018`` goes in place of ``pk.KanervaMachine``; encoder, decoder, memory prior, data, seeds, and steps are
-the same. The older machine has a network read the address off the code, without a look at the memory, and decodes
-a latent code ``z ~ Normal(M^T w, sigma^2 I)``, which costs a further term, the code KL. The dynamic one infers the
+``pk.kanerva_2018`` replaces ``pk.KanervaMachine``. Encoder, decoder, memory prior, data, seeds, and steps are the
+same. In the older machine a network predicts the address from the code alone, without the memory. It decodes a latent
+code ``z ~ Normal(M^T w, sigma^2 I)``, which adds a term to the bound, the code KL. The dynamic machine infers the
 address from memory and code, and decodes ``M^T w``.
 
     python examples/kanerva_2018_vs_dynamic.py --out kanerva_2018_vs_dynamic.png
 
-The table has the terms of the bound, ``negative bound = negative reconstruction + address KL + code KL + memory
-KL``, for letters that are new, and the share of wrong pixels of letters recalled from noisy cues. Both answer a query
-by the same descent, from the address that their own reader finds. The runs are short and of one seed.
+The table shows the terms of the bound, ``negative bound = negative reconstruction + address KL + code KL + memory
+KL``, for new letters, and the share of wrong pixels of letters recalled from noisy cues. Both machines answer a query
+by the same descent. It starts at the address that their own reader finds. The runs are short and of one seed.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 """How good is the guide? The posterior by NUTS against the guide's q(M) q(w), on a machine small enough for both.
 
-``machine.model`` is an ordinary Pyro model, so that NUTS samples its exact posterior given the patterns. The
-guide gets there in one closed-form pass. The machine has no networks: patterns are codes with Normal noise. The
-memory prior has an informative mean, without which memory and addresses could be rotated against each other
-and neither would have a posterior mean worth comparing; what is read, ``M^T w``, is comparable anyway.
+``machine.model`` is an ordinary Pyro model, so that NUTS samples its exact posterior given the patterns. The guide
+approximates it in one closed-form pass. The machine has no networks: patterns are codes with Normal noise. The memory
+prior has an informative mean. Without it, memory and addresses could be rotated against each other, and neither would
+have a posterior mean worth comparing. The read code ``M^T w`` is comparable in any case.
 
     python examples/nuts_vs_guide.py --out nuts_vs_guide.png
 
-Given the memory, the guide's addresses are exact here. Its memory is not: q(M) treats the addresses as if they did
-not depend on it (mean field), and so is too narrow where the two are uncertain together.
+Given the memory, the guide's addresses are exact here. Its memory is not: q(M) is computed as if the addresses did not
+depend on the memory (mean field), and so it is too narrow where the two are uncertain together.
 """
 
 import argparse
@@ -33,8 +33,8 @@ def parser():
     parser.add_argument("--patterns", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the patterns around M^T w")
     parser.add_argument("--spread", type=float, default=0.3, help="prior standard deviation of the memory's entries")
-    parser.add_argument("--draws", type=int, default=400, help="of NUTS, after half as many steps of warm-up")
-    parser.add_argument("--guide-draws", type=int, default=4000, help="a multiple of 4")
+    parser.add_argument("--draws", type=int, default=400, help="draws of NUTS, after half as many steps of warm-up")
+    parser.add_argument("--guide-draws", type=int, default=4000, help="draws of the guide, a multiple of 4")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="nuts_vs_guide.png")
     return parser
@@ -53,10 +53,10 @@ def main(args):
         likelihood=pk.NormalLikelihood(args.noise, learned=False),
         code_scale=args.noise,
     )
-    machine.eval().requires_grad_(False)  # all parameters are given, none is learned
-    memory = prior().sample()
+    machine.eval().requires_grad_(False)  # nothing is learned
+    matrix = prior().sample()
     address = torch.randn(args.patterns, args.slots)
-    patterns = (address @ memory + args.noise * torch.randn(args.patterns, args.code_size)).unsqueeze(0)
+    patterns = (address @ matrix + args.noise * torch.randn(args.patterns, args.code_size)).unsqueeze(0)
 
     chain = MCMC(
         NUTS(machine.model, max_plate_nesting=2),
@@ -74,7 +74,7 @@ def main(args):
         "NUTS": moments(mcmc_data(chain, patterns)),
         "guide": moments(guide_data(machine, patterns, args.guide_draws)),
     }
-    truth = {"memory M": memory, "addresses w": address, "read codes M^T w": address @ memory}
+    truth = {"memory M": matrix, "addresses w": address, "read codes M^T w": address @ matrix}
     print(f"\n{'':18}{'mean, guide less NUTS':>24}{'deviation, guide / NUTS':>26}")
     for name in truth:
         nuts, guide = found["NUTS"][name], found["guide"][name]
@@ -93,9 +93,9 @@ def main(args):
 
 def moments(data):
     """Means and standard deviations of all entries of the first episode, from ArviZ data."""
-    memory = np.asarray(data["posterior"]["memory"])[:, :, 0]  # (chain, draw, slot, code)
+    matrix = np.asarray(data["posterior"]["memory"])[:, :, 0]  # (chain, draw, slot, code)
     address = np.asarray(data["posterior"]["address"])[:, :, 0]  # (chain, draw, pattern, slot)
-    draws = {"memory M": memory, "addresses w": address, "read codes M^T w": address @ memory}
+    draws = {"memory M": matrix, "addresses w": address, "read codes M^T w": address @ matrix}
     return {name: np.stack([value.mean((0, 1)).ravel(), value.std((0, 1)).ravel()]) for name, value in draws.items()}
 
 

@@ -1,10 +1,10 @@
-"""The query of a memory, asked with Pyro's own tools: they find the same address and the same pattern.
+"""A query of a memory by Pyro's own tools: they find the same address and the same pattern as ``Memory.query``.
 
     python examples/query_with_pyro.py
 
-``Memory.query`` minimizes ``-log p(c | w, M) - log p(w)``. The same energy is the negative log joint of
-``retrieval_model`` conditioned on the memory, so that AutoDelta and SVI find its minimum as well, and NUTS
-draws from the posterior of the address, of which the query finds the mode.
+``Memory.query`` minimizes ``-log p(c | w, M) - log p(w)``. This energy is also the negative log joint of
+``retrieval_model`` conditioned on the memory, so that AutoDelta and SVI find the same minimum. NUTS draws from the
+posterior of the address; the query finds its mode.
 """
 
 import argparse
@@ -48,10 +48,10 @@ def main(args):
     channel = pk.SaltAndPepper(0.15)
     cues = channel(patterns[:, : args.cues], torch.Generator().manual_seed(args.seed))
 
-    # the library's query
+    # The query of the library.
     retrieval = memory.query(cues, channel=channel, num_steps=30)
 
-    # the same with Pyro's handlers: the memory is known, the cue observed, the pattern summed out
+    # The same with Pyro's handlers: the memory is known, the cue is observed, the pattern is summed out.
     known = {"memory": memory.posterior.loc.unsqueeze(-3)}
     model = poutine.condition(pk.retrieval_model, known)
 
@@ -78,7 +78,7 @@ def main(args):
     different = ((recalled > 0.5).float() != retrieval.patterns[-1]).float().mean()
     print(f"pixels on which the two recalled patterns differ: {different:.2%}")
 
-    # and the whole posterior of the address
+    # The whole posterior of the address.
     kernel = NUTS(poutine.block(model, hide=["recalled"]), max_plate_nesting=2)
     chain = MCMC(kernel, num_samples=args.draws, warmup_steps=args.draws, disable_progbar=True, initial_params=None)
     chain.run(memory, channel, cues)

@@ -1,15 +1,15 @@
-"""A slot memory: every pattern is kept in one slot, and read from one.
+"""A slot memory: every pattern is stored in one slot and read from one slot.
 
-``CategoricalAddress`` makes the address one-hot: the slot is chosen, not weighted. The writer that comes with
-it, ``SlotWriter``, is Bayesian clustering: patterns that resemble each other share a slot, others take a free one.
-An episode here holds a few letters, each in several fonts.
+``CategoricalAddress`` makes the address one-hot: a slot is chosen, slots are not mixed. Its writer, ``SlotWriter``, is
+Bayesian clustering: similar patterns share a slot, others take a free one. An episode holds a few letters, each in
+several fonts.
 
     python examples/slot_memory.py --out slot_memory.png
 
-The picture shows which letter sits in which slot, the slots decoded, and the recall from damaged cues; a slot that
-holds nothing shows the mean of the memory prior. The printed bounds show a piece of Pyro: a discrete address is
-summed out by ``TraceEnum_ELBO``. In the guide it is weighted by the reader's q(w | x, M); hide it from the guide,
-and the model sums it out exactly, ``sum_k p(w = e_k) p(x | w = e_k, M)``, so that the bound can only rise.
+The picture shows the slot of every letter, the decoded slots, and the recall from damaged cues. A slot that holds
+nothing shows the mean of the memory prior. The script also prints two bounds: Pyro's ``TraceEnum_ELBO`` sums a discrete
+address out. With the address in the guide, the sum is weighted by the reader's q(w | x, M). With the address hidden
+from the guide, the model sums it out exactly, ``sum_k p(w = e_k) p(x | w = e_k, M)``; this bound is never lower.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def parser():
 
 
 class Mixed:
-    """Episodes of several letters in several fonts, a stream like ``Episodes``."""
+    """Episodes of several letters in several fonts: a stream of batches like ``Episodes``."""
 
     def __init__(self, split, args):
         images = pk.glyphs(split)
@@ -54,7 +54,7 @@ class Mixed:
         return self.episodes[index].reshape(self.args.batch_size, -1, 1, 14, 14)
 
     def fingerprint(self):
-        return f"{self.args.letters} letters a time of {self.episodes.fingerprint()}"
+        return f"{self.args.letters} letters at a time from {self.episodes.fingerprint()}"
 
 
 def main(args):
@@ -66,7 +66,7 @@ def main(args):
         pk.MLPDecoder(args.code_size, shape, args.width),
         memory_prior=pk.GaussianMemory(args.slots, args.code_size),
         address_prior=pk.CategoricalAddress(args.slots),
-        writer=pk.SlotWriter(sweeps=2),  # what the machine would choose itself
+        writer=pk.SlotWriter(sweeps=2),  # the default where slots are equally likely
     )
     pk.fit(machine, Mixed("train", args), num_steps=args.steps, learning_rate=args.learning_rate, progress=False)
 
@@ -112,8 +112,8 @@ def draw(memory, patterns, retrieval, args):
     ax.set_ylabel("letter, as stored")
     ax.set_title("The addresses of writing", fontsize="medium")
 
-    home = addresses.argmax(-1)
-    held = [patterns[0, home == slot] for slot in range(args.slots)]
+    slot_of_pattern = addresses.argmax(-1)
+    held = [patterns[0, slot_of_pattern == slot] for slot in range(args.slots)]
     grid = right.subplots(1 + max(map(len, held)), args.slots, squeeze=False)
     for ax in grid.flat:
         ax.set_axis_off()

@@ -1,13 +1,13 @@
-"""A plain Pyro script: model, guide, optimizer, ELBO, and a loop over ``svi.step``; no trainer of the library.
+"""A plain Pyro script: model, guide, optimizer, ELBO, and a loop over ``svi.step``, without the library's trainer.
 
-``machine.model`` and ``machine.guide`` are an ordinary pair of Pyro programs, so that everything that takes
-such a pair takes a machine. Here it learns letters of many scripts, stores an episode of letters that it has
-never seen, and recalls them from damaged cues.
+``machine.model`` and ``machine.guide`` are an ordinary pair of Pyro programs. They work with everything that takes
+such a pair. Here the machine learns letters of many scripts, stores an episode of new letters, and recalls them from
+damaged cues.
 
     python examples/svi_script.py --out svi_script.png
 
-The loss of that pair is the negative evidence lower bound. ``machine.training_pair()`` adds a term that keeps the
-decoder an inverse of the encoder, and counts it in the loss.
+The loss of this pair is the negative evidence lower bound. The pair of ``machine.training_pair()`` adds the
+autoencoder term, which keeps the decoder an inverse of the encoder.
 """
 
 import argparse

@@ -1,15 +1,14 @@
 """The address priors of the library on the same letters, networks, seeds and steps: how sparse are addresses?
 
-An address says how much of every slot is read, ``code = sum of w[k] * slot[k]``. Only the argument
-``address_prior`` of the machine changes here; the reader and the writer that fit it are chosen by the machine:
-closed forms for the Gaussian, Newton steps for the others, enumeration of the slots for the one-hot address.
+An address holds the weight of every slot, ``code = sum of w[k] * slot[k]``. Only the argument ``address_prior`` of
+the machine changes. The machine chooses the reader and the writer that fit it: closed forms for the Gaussian, Newton
+steps for other continuous priors, enumeration of the slots for the one-hot address.
 
     python examples/swap_address_prior.py --out swap_address_prior.png
 
-The picture has a row for each prior. On the left are the addresses of one stored episode, a column for each
-letter; on the right the sizes of the weights of a letter in falling order, as shares of the largest. A steep
-fall is a sparse address: the letter is made of few slots. The weights of a categorical address are the
-probabilities of the slots, of which one is read.
+The left half of the picture shows the addresses of one stored episode, a row for each prior and a column for each
+letter. The right half shows the weights of a letter in falling order, as shares of the largest. A steep fall is a
+sparse address: few slots make the letter. The weights of a categorical address are the probabilities of the slots.
 """
 
 import argparse
@@ -91,7 +90,7 @@ def main(args):
 
 
 def draw_addresses(figure, weights):
-    """A map of the first episode's addresses for each prior, each on a scale of its own."""
+    """A map of the first episode's addresses for each prior, each with its own scale."""
     for ax, (name, weight) in zip(figure.subplots(len(weights), 1, sharex=True), weights.items(), strict=True):
         picture = ax.imshow(weight[0].mT.numpy(), cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
         figure.colorbar(picture, ax=ax, label="|w|")

@@ -1,14 +1,14 @@
 """All memory priors of the library on the same letters, networks, seeds and steps: what does each one cost?
 
-Only the argument ``memory_prior`` of the machine changes. The Gaussian priors differ in what their row
-covariance may express; the others have heavier tails than a Gaussian, and of the hierarchical one the relevance
-of every slot can be read off a memory after writing.
+Only the argument ``memory_prior`` of the machine changes. The Gaussian priors differ in their row covariance. The
+others have heavier tails than a Gaussian. The hierarchical prior also gives the relevance of every slot of a memory
+after writing.
 
     python examples/swap_memory_prior.py --out swap_memory_prior.png
 
-The table has the terms of the bound for letters that are new: ``negative bound = negative reconstruction +
-address KL + memory KL``, in nats per letter. The runs are short and of one seed, and the intervals in the picture
-are over episodes, not over seeds: ``--steps`` and ``--seed`` show whether a difference lasts.
+The table shows the terms of the bound for new letters: ``negative bound = negative reconstruction + address KL +
+memory KL``, in nats per letter. The runs are short and of one seed. The intervals in the picture are over episodes,
+not over seeds; change ``--steps`` and ``--seed`` to see whether a difference lasts.
 """
 
 import argparse
@@ -99,10 +99,10 @@ def main(args):
 
 @torch.no_grad()
 def slot_relevance(machine, patterns):
-    """Variances of the slots of the first memory, (low, mean, high) over draws of it, and what the prior expects."""
+    """Variances of the slots of the first memory, (low, mean, high) over draws of it, and their mean in the prior."""
     prior = machine.memory_prior
-    memories = machine.write(patterns).posterior.sample((200,))[:, 0]  # (200, K, C)
-    relevance = prior.relevance(memories)
+    matrices = machine.write(patterns).posterior.sample((200,))[:, 0]  # (200, K, C)
+    relevance = prior.relevance(matrices)
     low, high = relevance.quantile(torch.tensor([0.05, 0.95]), dim=0)
     return (low, relevance.mean(0), high), prior.log_rate.exp() / (prior.concentration - 1)
 

@@ -3,13 +3,13 @@
     python examples/train_distributed.py --out machine.pt
     torchrun --nproc-per-node 2 examples/train_distributed.py --out machine.pt
 
-Both do the same: a step has ``--episodes`` episodes in all, of which each of N processes takes every N-th. All
-build the machine from one seed, draw noise of their own, and divide the loss by the number of their own patterns;
+Both commands do the same. A step has ``--episodes`` episodes; each of N processes takes every N-th. All processes
+build the machine from one seed, draw their own noise, and divide the loss by the number of their own patterns.
 DistributedDataParallel averages the gradients, so that every process makes the step of the whole batch.
 
-``--out`` is a checkpoint. Where it exists training goes on from it, as if there had been no stop, so that
-``torchrun --max-restarts 3`` gets over processes that die. A process that is gone or stuck ends the others with an
-error that says so, after ``--timeout`` seconds at the latest; on GPUs it is NCCL's watchdog that ends them.
+``--out`` is a checkpoint. If it exists, training goes on from it as if there had been no stop; with
+``torchrun --max-restarts 3`` training survives processes that die. If a process dies or hangs, the others end with an
+error that says so, after ``--timeout`` seconds at the latest. On GPUs the watchdog of NCCL ends them.
 """
 
 import argparse
@@ -60,12 +60,12 @@ def build(args):
 
 @contextmanager
 def process_group(args, rank, world, device):
-    """Meet the other processes, and part from them; where one is lost, say so instead of waiting forever."""
+    """Join the process group and leave it; raise an error if another process is lost."""
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=args.timeout))
         yield
         dist.barrier()  # no process leaves while another still talks to it
-        gc.collect()  # DistributedDataParallel refers to itself, and has to go before the group
+        gc.collect()  # DistributedDataParallel is in a reference cycle; it must be freed before the group
         dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo raises plain RuntimeErrors
@@ -73,12 +73,12 @@ def process_group(args, rank, world, device):
         saved = f"training goes on from {args.out}" if args.out and args.out.exists() else "no checkpoint was written"
         raise RuntimeError(
             f"Rank {rank} of {world}: another process is gone, never came, or was silent for {args.timeout:g} seconds. "
-            f"Look for what it said last, then start all of them again; {saved}."
+            f"Read its last messages, then start all of them again; {saved}."
         ) from error
 
 
 def train(args, machine, rank, world):
-    """The loop; every process leaves it with the same parameters."""
+    """The training loop. At its end all processes have the same parameters."""
     settings = {name: getattr(args, name) for name in SETTINGS}
     episodes = pk.Episodes(pk.glyphs("train"), args.length, args.episodes, seed=args.seed)
     optimizer = torch.optim.Adam(machine.parameters(), args.lr)
@@ -108,11 +108,11 @@ def train(args, machine, rank, world):
             state = {"machine": machine.state_dict(), "optimizer": optimizer.state_dict()}
             unfinished = args.out.with_name(f"{args.out.name}.part")
             torch.save({"settings": settings, "step": step + 1, **state}, unfinished)
-            unfinished.replace(args.out)  # whole, or the one before, whenever the process dies
+            unfinished.replace(args.out)  # the file is always whole, also if the process dies here
 
 
 def check_equal(machine, rank, world):
-    """That the parameters are the same in all processes, to the last bit."""
+    """Check that the parameters are the same in all processes, to the last bit."""
     values = torch.nn.utils.parameters_to_vector(machine.parameters())
     digests = [None] * world
     dist.all_gather_object(digests, hashlib.sha256(values.numpy(force=True).tobytes()).hexdigest()[:12])
@@ -123,7 +123,7 @@ def check_equal(machine, rank, world):
 
 
 def main(args):
-    """Returns the bound of every held-out episode, in nats per pattern; on rank 0 alone, the others None."""
+    """Returns the bound of every held-out episode, in nats per pattern, on rank 0; None on other ranks."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # from torchrun
     if args.episodes % world:
         raise ValueError(f"--episodes is {args.episodes}; expected a multiple of {world}, the number of processes.")

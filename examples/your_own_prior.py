@@ -1,15 +1,15 @@
-"""A memory prior of your own: a spike and a slab, in nine lines, in place of the Gaussian.
+"""A memory prior of your own in nine lines: a spike and a slab replace the Gaussian.
 
 A memory prior is any callable without arguments that returns a Pyro distribution of event shape (slots, code
-size); as a module it has parameters, which are learned with the machine. Nothing else is asked of it: the
-writer starts from the Gaussian of equal mean and variance, and the memory KL becomes a Monte Carlo estimate.
+size). The parameters of a module are learned with the machine. Nothing else is needed: the writer starts from the
+Gaussian of equal mean and variance, and the memory KL becomes a Monte Carlo estimate.
 
     python examples/your_own_prior.py --out your_own_prior.png
 
-The prior is put through the battery of ``pyro_kanerva.testing``, then trained and compared with
-``GaussianMemory``: the same letters, networks, noise and steps. The scale of the Gaussian is one for all slots
-here, so that both priors have one shape for all entries, which the picture shows. Whether a prior is worth its
-while, the bound tells: on these letters the two come out nearly alike, the Gaussian a little ahead.
+The battery of ``pyro_kanerva.testing`` checks the prior. Then the script trains it and compares it with
+``GaussianMemory`` on the same letters, networks, noise and steps. All slots of the Gaussian share one scale here, so
+that both priors have one density for all entries, which the picture shows. The bound decides which prior is better: on
+these letters the two are nearly equal, the Gaussian a little ahead.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def parser():
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--test-batches", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-check", action="store_true", help="leave out the battery of tests")
+    parser.add_argument("--no-check", action="store_true", help="skip the battery of tests")
     parser.add_argument("--out", default="your_own_prior.png")
     return parser
 

@@ -23,7 +23,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for argument in args:
+        for argument in (*args, *kwargs.values()):
             like = argument if isinstance(argument, Tensor) else getattr(argument, "loc", None)
             if isinstance(like, Tensor):
                 with autocast_off(like):

@@ -9,14 +9,14 @@ from pyro_kanerva._checks import check_at_least
 
 
 def event_shape_of_encoder(encoder: Callable[[Tensor], Tensor]) -> tuple[int, ...] | None:
-    """The shape E of a pattern: the encoder's attribute ``event_shape``, or None if it has none."""
+    """The pattern shape E that an encoder declares as ``event_shape``; None if patterns need the full (B, T) + E."""
     shape = getattr(encoder, "event_shape", None)
     return None if shape is None else tuple(shape)
 
 
 def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: int | None = None) -> tuple[int, ...]:
     shape = tuple(int(size) for size in event_shape)
-    if min(shape, default=1) < 1 or (rank is not None and len(shape) != rank):
+    if min(shape, default=1) < 1 or (rank is not None and len(shape) != rank):  # () is legal
         wanted = "(channels, height, width)" if rank == 3 else "positive sizes"
         raise ValueError(f"{name}: event_shape is {shape}; expected {wanted}.")
     check_at_least(name, 1, code_size=code_size)
@@ -87,16 +87,9 @@ class ConvEncoder(nn.Sequential):
         self.event_shape = _check_shape("ConvEncoder", event_shape, code_size, rank=3)
         channels, rows, columns = self.event_shape
         size = 2 * width * _half(_half(rows)) * _half(_half(columns))  # after two strides of 2
-        super().__init__(
-            nn.Conv2d(channels, width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            _Residual(width),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            _Residual(2 * width),
-            nn.Flatten(),
-            nn.Linear(size, code_size),
-        )
+        first = [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU(), _Residual(width)]
+        second = [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU(), _Residual(2 * width)]
+        super().__init__(*first, *second, nn.Flatten(), nn.Linear(size, code_size))
         _initialize(self)
 
 

@@ -1,11 +1,15 @@
 """Every example runs, at a tiny size."""
 
+import re
 import runpy
-from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import ROOT
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from pyro_kanerva.cli import main
+
+EXAMPLES = ROOT / "examples"
 ARGS = {
     "compare_parts.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 "
     "--test-episodes 2 --recall-episodes 1 --memory-priors gaussian laplace --address-priors gaussian categorical "
@@ -31,10 +35,27 @@ ARGS = {
     "erase_and_merge.py": "--slots 3 --code-size 3 --width 8 --episode-length 4 --erased 2 --batch-size 2 --steps 2 "
     "--test-episodes 2 --parts 1 2 --out picture.png",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
+    "omniglot_figures.py": "--run a --group-by kind --rate-distortion a b --recall-episodes 2 --stored 3 --samples 2 "
+    "--steps 2 --out figures",
 }
 WRITES = {name: ["picture.png"] for name, arguments in ARGS.items() if "--out picture.png" in arguments}
 WRITES["compare_parts.py"] = ["picture.png", "run"]
 WRITES["train_distributed.py"] = ["machine.pt"]
+WRITES["omniglot_figures.py"] = ["a", "b", "figures", "images.npz"]
+TRAIN = (
+    "train --data images.npz --steps 3 --slots 4 --code-size 8 --width 8 --episode-length 4 --batch-size 2 "
+    "--recall-episodes 2 --device cpu"
+)
+
+
+def train_runs():
+    """Two runs of the command line on labelled images, which omniglot_figures.py reads."""
+    images = (np.random.default_rng(0).random((60, 9, 11)) < 0.2).astype(np.uint8) * 255
+    labels = {"split": np.repeat([0, 1], 30), "kind": np.arange(60) % 2, "own": np.arange(60)}
+    np.savez("images.npz", images=images, **labels)
+    for run, weight in (("a", "0.1"), ("b", "1")):
+        options = f"--held-out-where split=1 --memory-kl-weight {weight} --run {run}"
+        assert main([*TRAIN.split(), *options.split()]) == 0
 
 
 def test_every_example_is_listed():
@@ -44,6 +65,35 @@ def test_every_example_is_listed():
 @pytest.mark.parametrize("name", ARGS)
 def test_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == "omniglot_figures.py":
+        train_runs()
     example = runpy.run_path(str(EXAMPLES / name))
     example["main"](example["parser"]().parse_args(ARGS[name].split()))
     assert sorted(path.name for path in tmp_path.iterdir() if path.stat().st_size) == WRITES.get(name, [])
+
+
+def test_omniglot_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train_runs()
+    assert "30 training images, 30 held out" in capsys.readouterr().out
+    for run, options in (("other", "--held-out-where split=0"), ("random", "--held-out 30")):
+        assert main([*TRAIN.split(), *options.split(), "--run", run]) == 0
+    example = runpy.run_path(str(EXAMPLES / "omniglot_figures.py"))
+
+    def figures(arguments):
+        return example["main"](example["parser"]().parse_args(arguments.split()))
+
+    areas, curve = figures("--run a --group-by kind --rate-distortion a b --recall-episodes 2")
+    assert set(areas) == {"evidence", "evidence ratio", "familiarity"}
+    assert len(curve.x) == 2
+    assert curve.x == sorted(curve.x)
+    for name in ("recognition.png", "samples_of_one_group.png", "rate_distortion.png"):
+        assert (tmp_path / "a" / name).read_bytes()[:4] == b"\x89PNG"
+    for arguments, message in (
+        ("--run a --group-by kind --rate-distortion other", "other was trained on other data than a."),
+        ("--run random --group-by kind", "--group-by goes with a run that was trained with --held-out-where."),
+        ("--run a --group-by labels", "images.npz holds no labels; expected an array labels."),
+        ("--run a --group-by own", "the largest group has 1 images; expected one of at least 8, two episodes."),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            figures(arguments)

@@ -1,4 +1,4 @@
-"""Who may import whom: a folder imports only from those above it, at the top of a file, and without circles."""
+"""Imports of the package: only from earlier layers, at the top of a file, and without circles."""
 
 import ast
 import graphlib
@@ -9,10 +9,11 @@ import pytest
 import pyro_kanerva
 
 PACKAGE = Path(pyro_kanerva.__file__).parent
-LAYERS = (
-    "_checks _files _precision distributions networks datasets conjugate likelihoods priors channels readers writers "
-    "model retrieval memory machine training evaluation diagnostics testing plotting cli"
-).split()
+LAYERS = [  # a folder or file imports only from those before it
+    "_checks", "_files", "_precision", "distributions", "networks", "datasets", "conjugate", "likelihoods", "priors",
+    "channels", "readers", "writers", "model", "retrieval", "memory", "machine", "training", "evaluation",
+    "diagnostics", "testing", "plotting", "cli",
+]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -49,7 +50,7 @@ def test_every_folder_has_a_layer():
 
 
 @pytest.mark.parametrize("module", INNER)
-def test_imports_point_to_layers_above(module):
+def test_imports_are_from_earlier_layers(module):
     for other in imported_modules(ast.parse(MODULES[module].read_text())):
         assert other != "pyro_kanerva"
         assert layer(other) < layer(module) or other.split(".")[1] == module.split(".")[1]
@@ -57,7 +58,7 @@ def test_imports_point_to_layers_above(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_own_imports_stand_at_the_top(module):
-    """None in a function, and none for type checkers alone."""
+    """No import in a function, and none for type checkers only."""
     tree = ast.parse(MODULES[module].read_text())
     for node in tree.body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
@@ -65,7 +66,7 @@ def test_own_imports_stand_at_the_top(module):
 
 
 def test_no_circle():
-    """Of files. The ``__init__`` of a folder loads its files, so a file does not import from its own folder's."""
+    """No file imports itself through others. So no file imports from the ``__init__`` of its own folder."""
     graph = {name: imported_modules(ast.parse(path.read_text())) for name, path in MODULES.items()}
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
@@ -74,13 +75,8 @@ def test_no_circle():
 def test_no_name_hides_a_file(module):
     """``from folder.file import name`` with a name that is also a file would hide that file."""
     tree = ast.parse(MODULES[module].read_text())
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
     files = {name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == module}
-    modules = {
-        alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if f"{node.module}.{alias.name}" in MODULES
-    }
+    modules = {alias.name for node in imports for alias in node.names if f"{node.module}.{alias.name}" in MODULES}
     assert not (names - modules) & files

@@ -1,4 +1,4 @@
-"""The package as a whole: its names, and what importing it costs."""
+"""The package as a whole: its names, and that importing it changes nothing."""
 
 import subprocess
 import sys
@@ -25,11 +25,3 @@ def test_import_has_no_side_effects():
         "print([name for name in ('matplotlib', 'arviz', 'PIL', 'pandas') if name in sys.modules])"
     )
     assert run(code).strip() == "[]"
-
-
-def test_import_is_quick():
-    """``import pyro_kanerva`` in under 1.2 times the time of ``import pyro``: the best of six runs each, by turns."""
-    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-    runs = [[float(run(code.format(name))) for name in ("pyro", "pyro_kanerva")] for _ in range(6)]
-    pyro_only, both = (min(seconds) for seconds in zip(*runs, strict=True))
-    assert both < 1.2 * pyro_only

@@ -1,9 +1,10 @@
-"""The README's Python blocks run, one after the other, as a reader would paste them."""
+"""The Python blocks of the README run, one after the other."""
 
 import re
-from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+from helpers import ROOT
+
+README = ROOT / "README.md"
 
 
 def test_readme_blocks_run(tmp_path, monkeypatch):

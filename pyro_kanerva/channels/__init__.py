@@ -1,8 +1,7 @@
-r"""Channels: how a cue c comes from a pattern x, p(c | x).
+"""Channels p(c | x): how a cue c arises from a pattern x.
 
-A channel damages patterns. It also combines a cue with the prediction of the memory: it gives the posterior
-p(x | c) and the evidence log p(c), exact for every entry. Two methods make a channel of your own, see
-:class:`Channel`.
+A channel damages patterns. It also combines a cue with the memory's prediction of x: it gives the posterior p(x | c)
+and the evidence log p(c), exact for every entry. An object with these two methods is a channel, see :class:`Channel`.
 """
 
 from pyro_kanerva.channels.base import Channel, Damage, check_channel
@@ -10,16 +9,6 @@ from pyro_kanerva.channels.composed import Occlusion, UnknownLevel, Where, has_u
 from pyro_kanerva.channels.noise import Flip, GaussianNoise, Replace, SaltAndPepper
 
 __all__ = [
-    "Channel",
-    "Damage",
-    "Flip",
-    "GaussianNoise",
-    "Occlusion",
-    "Replace",
-    "SaltAndPepper",
-    "UnknownLevel",
-    "Where",
-    "check_channel",
-    "has_unknown_level",
-    "resolve",
-]
+    "Channel", "Damage", "Flip", "GaussianNoise", "Occlusion", "Replace", "SaltAndPepper", "UnknownLevel", "Where",
+    "check_channel", "has_unknown_level", "resolve",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a channel is, and what it may add."""
+"""The protocols of channels."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 @runtime_checkable
 class Channel(Protocol):
-    """What a query needs of a channel p(c | x), exact for every entry.
+    """A channel p(c | x) that is independent for every entry, as a query uses it.
 
-    ``prediction`` has the shape of the cues, or more dimensions on the left. A channel that can also make cues is a
-    :class:`Damage`; evaluation and :func:`~pyro_kanerva.retrieval_model` without cues need that.
+    ``prediction`` has the shape of the cues, or more dimensions on the left. A channel that also makes cues is a
+    :class:`Damage`; evaluation needs one, and so does :func:`~pyro_kanerva.retrieval_model` without cues.
     """
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
@@ -23,7 +23,7 @@ class Channel(Protocol):
 
 
 class Damage(Protocol):
-    """What makes cues: it damages patterns."""
+    """A callable that makes cues from patterns."""
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""

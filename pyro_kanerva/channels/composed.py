@@ -1,4 +1,4 @@
-"""Channels made of others: hidden entries, damage that differs between entries, and a level that is not known."""
+"""Channels for hidden entries, for damage that differs between entries, and for an unknown level of damage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pyro_kanerva.likelihoods import mean_and_mode
 
 
 class Occlusion:
-    """Entries that are hidden, or seen without damage, for every likelihood.
+    """Every entry is either hidden or seen without damage. Works with every likelihood.
 
-    :param visible: bool, broadcastable to the patterns; False entries are hidden and carry no evidence.
+    :param visible: bool, broadcastable to the patterns. Entries with False are hidden; their evidence is 0 nats.
     :raises ValueError: if ``visible`` is not a bool tensor.
     """
 
@@ -28,25 +28,25 @@ class Occlusion:
         return f"Occlusion(visible of shape {tuple(self.visible.shape)})"
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Copies of ``patterns`` with 0 where they are hidden."""
+        """Copies of ``patterns`` whose hidden entries are 0."""
         return torch.where(_broadcast(self, self.visible, patterns), patterns, 0.0)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
-        """The cue where it is visible, else ``prediction``."""
+        """The cue for visible entries, ``prediction`` for hidden ones."""
         visible = _broadcast(self, self.visible, cues).expand(prediction.batch_shape)
         seen = dist.Delta(cues.expand(visible.shape), validate_args=False)
         return dist.MaskedMixture(visible, prediction.expand(visible.shape), seen, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(x = c) of every entry that is visible, in nats, else 0."""
+        """log p(x = c) in nats for visible entries, 0 for hidden ones."""
         visible = _broadcast(self, self.visible, cues)
-        with torch.no_grad():  # hidden entries of the cue may lie outside the support
+        with torch.no_grad():  # hidden entries may lie outside the support: replace them by the mode
             legal = torch.where(visible, cues, mean_and_mode(prediction)[1])
         return torch.where(visible, prediction.log_prob(legal), 0.0)
 
 
 class Where:
-    """Different damage of different entries: ``channel`` where ``mask``, else ``other``; they may be nested.
+    """``channel`` for the entries where ``mask`` is True, ``other`` for the rest. Either may be another ``Where``.
 
     :param mask: bool, broadcastable to the patterns.
     :raises ValueError: if ``mask`` is not a bool tensor.
@@ -59,51 +59,48 @@ class Where:
         return f"Where(mask of shape {tuple(self.mask.shape)}, {self.channel!r}, {self.other!r})"
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Damaged copies of ``patterns``; both channels must be able to damage."""
+        """Damaged copies of ``patterns``; both channels must be a :class:`Damage`."""
         one, other = (cast("Damage", part)(patterns, generator) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, patterns), one, other)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
         """p(x | c) of every entry under its channel."""
         if has_unknown_level(self):
-            return self._resolve_each(cues, prediction).posterior(cues, prediction)
+            return _resolve_each_query(self, cues, prediction).posterior(cues, prediction)
         mask = _broadcast(self, self.mask, cues).expand(prediction.batch_shape)
         other, one = (part.posterior(cues, prediction) for part in (self.other, self.channel))
-        return dist.MaskedMixture(mask, other, one, validate_args=False)
+        return dist.MaskedMixture(mask, other, one, validate_args=False)  # (mask, where False, where True)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, under its channel."""
         if has_unknown_level(self):
-            return self._resolve_each(cues, prediction).log_evidence(cues, prediction)
+            return _resolve_each_query(self, cues, prediction).log_evidence(cues, prediction)
         one, other = (part.log_evidence(cues, prediction) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, cues), one, other)
 
     def resolve(
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
     ) -> Where:
-        """The channel with both parts at their most likely levels, each from its own entries."""
+        """This channel with both parts at their most likely levels, each estimated from its own entries."""
         mask = _broadcast(self, self.mask, cues)
         parts = ((self.channel, observed & mask), (self.other, observed & ~mask))
-        return Where(self.mask, *(resolve(part, cues, prediction, seen, dims) for part, seen in parts))
-
-    def _resolve_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Where:
-        return self.resolve(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
+        return Where(self.mask, *(resolve(part, cues, prediction, entries, dims) for part, entries in parts))
 
 
 class UnknownLevel:
-    r"""A channel whose level is not known: each query takes the most likely one.
+    """A channel whose level of damage is unknown: each query uses its most likely level.
 
     ::
 
         memory.query(cues, channel=UnknownLevel(SaltAndPepper(0.2)))
 
-    The energy of a query is then ``min_p -log p(c | w, M, p) - log p(w)``. The level is found by
-    expectation maximization: p becomes the expected share of damaged entries, a variance the expected squared
-    difference. These steps are exact and need no further pass through the decoder.
+    The energy of a query becomes ``min_p -log p(c | w, M, p) - log p(w)``. Expectation maximization finds the level:
+    its M-step sets p to the expected share of damaged entries, and a variance to the expected squared difference of cue
+    and pattern. Every iteration is exact and needs no further pass through the decoder.
 
-    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`; its
-        level is where the search starts.
-    :param num_iterations: of expectation maximization.
+    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`, with the initial
+        level.
+    :param num_iterations: iterations of expectation maximization.
     :raises ValueError: if the channel has no level, or ``num_iterations < 1``.
     """
 
@@ -122,31 +119,29 @@ class UnknownLevel:
     def resolve(
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
     ) -> Channel:
-        """The channel at its most likely level, one for all entries along ``dims`` that are ``observed``."""
+        """``channel`` at its most likely level, one level for all ``observed`` entries along ``dims``."""
         channel = self.channel
         for _ in range(self.num_iterations):
-            channel = channel._refit(cues, prediction, observed, dims)
+            channel = channel._refit(cues, prediction, observed, dims)  # one iteration of EM
         return cast("Channel", channel)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
-        """p(x | c) at the most likely level of each cue; the first two dimensions of the cues tell them apart."""
-        return self._resolve_each(cues, prediction).posterior(cues, prediction)
+        """p(x | c) at the most likely level of each cue, for cues (B, Q) + E."""
+        return _resolve_each_query(self, cues, prediction).posterior(cues, prediction)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(c) at the most likely level of each cue, in nats."""
-        return self._resolve_each(cues, prediction).log_evidence(cues, prediction)
-
-    def _resolve_each(self, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
-        return self.resolve(cues, prediction, torch.ones_like(cues, dtype=torch.bool), _entry_dims(cues))
+        """log p(c) in nats at the most likely level of each cue, for cues (B, Q) + E."""
+        return _resolve_each_query(self, cues, prediction).log_evidence(cues, prediction)
 
 
-def _entry_dims(cues: Tensor) -> tuple[int, ...]:
-    """The dimensions of a pattern in cues (B, Q) + E."""
-    return tuple(range(2 - cues.dim(), 0))
+def _resolve_each_query(channel: Where | UnknownLevel, cues: Tensor, prediction: dist.TorchDistribution) -> Channel:
+    """``channel`` with a most likely level for each of the cues (B, Q) + E."""
+    pattern_dims = tuple(range(2 - cues.dim(), 0))
+    return channel.resolve(cues, prediction, torch.ones_like(cues, dtype=torch.bool), pattern_dims)
 
 
 def has_unknown_level(channel: object) -> bool:
-    """Whether ``channel`` is, or holds, an :class:`UnknownLevel`."""
+    """True if ``channel`` is an :class:`UnknownLevel`, or a :class:`Where` that contains one."""
     if isinstance(channel, Where):
         return has_unknown_level(channel.channel) or has_unknown_level(channel.other)
     return isinstance(channel, UnknownLevel)
@@ -155,7 +150,7 @@ def has_unknown_level(channel: object) -> bool:
 def resolve(
     channel: Channel, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
 ) -> Channel:
-    """``channel`` itself, or at its most likely level where that is unknown."""
+    """``channel`` with every unknown level replaced by the most likely one, see :meth:`UnknownLevel.resolve`."""
     if isinstance(channel, UnknownLevel | Where) and has_unknown_level(channel):
         return channel.resolve(cues, prediction, observed, dims)
     return channel

@@ -1,7 +1,8 @@
-"""Channels that damage all entries in one way: flips, salt and pepper, replacement, Gaussian noise."""
+"""Channels with one kind of damage for all entries: flips, salt and pepper, replacement, Gaussian noise."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TypeVar
 
@@ -30,30 +31,29 @@ def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The mean of the observed ``values`` along ``dims``, 0 if there are none."""
     observed = observed.expand(values.shape)
     return (values * observed).sum(dims, keepdim=True) / observed.sum(dims, keepdim=True).clamp(min=1)
 
 
+def _log_probabilities(p: float | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """log (1 - p) and log p, computed in float64 because p may be tiny."""
+    p = torch.as_tensor(p, dtype=torch.float64)
+    return (-p).log1p().to(like), p.log().to(like)
+
+
 class Mixture:
-    """A level p in (0, 1): an entry stays as it is with probability 1 - p, else the channel changes it."""
+    """Base class: the channel damages an entry with probability p, the level, and keeps it with 1 - p."""
 
     def __init__(self, p: float | Tensor) -> None:
         level = torch.as_tensor(p, dtype=torch.float64)
         if not bool(((level > 0) & (level < 1)).all()):
             raise ValueError(f"{type(self).__name__}: p is {p}; expected a probability in (0, 1).")
-        #: The level: one number, or one of each query, as :meth:`UnknownLevel.resolve` finds it.
+        #: The level: a number, or a tensor with one level per query from :meth:`UnknownLevel.resolve`.
         self.p = p
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.p})"
-
-    def _logs(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """log (1 - p) and log p, computed in float64 since p may be tiny."""
-        level = torch.as_tensor(self.p, dtype=torch.float64)
-        return (-level).log1p().to(like), level.log().to(like)
-
-    def _with_level(self, p: Tensor) -> Mixture:
-        return type(self)(p)
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(damaged | c) - log p(not damaged | c) of every entry."""
@@ -64,14 +64,16 @@ class Mixture:
     ) -> Mixture:
         """The M-step: p becomes the expected share of damaged entries."""
         damaged = self._log_odds_of_damage(cues, prediction).sigmoid()
-        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)  # NaN predictions have NaN evidence anyway
-        return self._with_level(share.clamp(1e-6, 1 - 1e-6))
+        # A NaN prediction has NaN evidence at any level; p must stay legal.
+        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)
+        channel = copy.copy(self)
+        channel.p = share.clamp(1e-6, 1 - 1e-6)
+        return channel
 
 
 class Flip(Mixture):
     r"""Binary entries, each flipped with probability p: ``p(c | x) = 1 - p if c == x else p``.
 
-    :param p: probability of a flip, in (0, 1).
     :raises ValueError: if p is outside (0, 1).
 
     For a prediction ``x ~ Bernoulli(sigmoid(l))`` and the sign ``s = 2 c - 1``::
@@ -81,13 +83,8 @@ class Flip(Mixture):
 
     @property
     def flip_probability(self) -> float | Tensor:
-        """How likely a cue's entry differs from that of the pattern."""
+        """f, the probability that an entry of the cue differs from the pattern."""
         return self.p
-
-    def _flips(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """log (1 - f) and log f for the probability f of a flip."""
-        f = torch.as_tensor(self.flip_probability, dtype=torch.float64)
-        return (-f).log1p().to(like), f.log().to(like)
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of binary ``patterns``, of equal shape; ``generator`` lives on their device.
@@ -103,25 +100,28 @@ class Flip(Mixture):
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Bernoulli:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Bernoulli``."""
         logits = _expect(self, prediction, dist.Bernoulli).logits
-        stays, flips = self._flips(logits)
+        stays, flips = _log_probabilities(self.flip_probability, logits)
         return dist.Bernoulli(logits=logits + (2 * cues - 1) * (stays - flips), validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Bernoulli``."""
-        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits  # log-odds of x == c
-        stays, flips = self._flips(agreeing)
-        return torch.logaddexp(logsigmoid(agreeing) + stays, logsigmoid(-agreeing) + flips)
+        agreement = self._agreement(cues, prediction)
+        stays, flips = _log_probabilities(self.flip_probability, agreement)
+        return torch.logaddexp(logsigmoid(agreement) + stays, logsigmoid(-agreement) + flips)
+
+    def _agreement(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
+        """The log-odds of x == c under ``prediction``."""
+        return (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
-        stays, flips = self._logs(agreeing)
-        return flips - stays - agreeing
+        agreement = self._agreement(cues, prediction)
+        stays, flips = _log_probabilities(self.p, agreement)
+        return flips - stays - agreement  # damaged: p P(x != c); intact: (1 - p) P(x == c)
 
 
 class SaltAndPepper(Flip):
-    """Binary entries, each replaced with probability p by a fair coin: flips with probability p / 2.
+    """Binary entries, each replaced with probability p by a fair coin: an entry flips with probability p / 2.
 
-    :param p: probability of a replacement, in (0, 1).
     :raises ValueError: if p is outside (0, 1).
     """
 
@@ -131,9 +131,9 @@ class SaltAndPepper(Flip):
         return self.p / 2
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        agreeing = (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
-        stays, replaced = self._logs(agreeing)
-        return replaced - math.log(2) - stays - logsigmoid(agreeing)
+        agreement = self._agreement(cues, prediction)
+        stays, replaced = _log_probabilities(self.p, agreement)
+        return replaced - math.log(2) - stays - logsigmoid(agreement)  # damaged: p / 2; intact: (1 - p) P(x == c)
 
 
 class Replace(Mixture):
@@ -141,9 +141,8 @@ class Replace(Mixture):
 
     ``p(c | x) = (1 - p) [c == x] + p / n``, so that ``p(c) = (1 - p) pi_c + p / n`` for ``x ~ Categorical(pi)``.
 
-    :param p: probability of a replacement, in (0, 1).
-    :param num_classes: n, for damaging patterns; ``None`` takes the largest class among them, plus 1.
-        Queries take it from the likelihood.
+    :param num_classes: n, used to damage patterns; by default their largest class plus 1. A query takes n from the
+        likelihood.
     :raises ValueError: if p is outside (0, 1), or ``num_classes < 2``.
     """
 
@@ -153,52 +152,51 @@ class Replace(Mixture):
             check_at_least("Replace", 2, num_classes=num_classes)
         self.num_classes = num_classes
 
-    def _with_level(self, p: Tensor) -> Replace:
-        return Replace(p, self.num_classes)
-
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Damaged copies of ``patterns`` of classes, of equal shape; ``generator`` lives on their device.
+        """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device.
 
-        :raises ValueError: if the patterns hold other numbers than classes.
+        :raises ValueError: if an entry is not a class 0 ... n - 1.
         """
         num_classes = int(patterns.max()) + 1 if self.num_classes is None else self.num_classes
         if bool(((patterns < 0) | (patterns >= num_classes) | (patterns != patterns.round())).any()):
             raise ValueError(f"{self!r}: patterns have entries other than the classes 0 ... {num_classes - 1}.")
-        other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)
-        return torch.where(_uniform(patterns, generator) < self._logs(patterns)[1].exp(), other, patterns)
+        other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)  # may round to n
+        p = _log_probabilities(self.p, patterns)[1].exp()
+        return torch.where(_uniform(patterns, generator) < p, other, patterns)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Categorical:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Categorical``."""
         logits = _expect(self, prediction, dist.Categorical).logits
-        stays, replaced = (log.unsqueeze(-1) if log.dim() else log for log in self._logs(logits))
-        number = logits.shape[-1]
-        replaced = replaced - math.log(number)
-        gain = torch.logaddexp(stays, replaced) - replaced  # of the class that the cue shows
-        return dist.Categorical(logits=logits + gain * one_hot(cues.long(), number), validate_args=False)
+        # A tensor of levels needs a last dimension for the classes.
+        stays, replaced = (log.unsqueeze(-1) if log.dim() else log for log in _log_probabilities(self.p, logits))
+        num_classes = logits.shape[-1]
+        replaced = replaced - math.log(num_classes)
+        gain = torch.logaddexp(stays, replaced) - replaced  # log p(c | x = c) - log p(c | x != c)
+        return dist.Categorical(logits=logits + gain * one_hot(cues.long(), num_classes), validate_args=False)
 
     def _agreement(self, cues: Tensor, prediction: dist.TorchDistribution) -> tuple[Tensor, int]:
-        """log pi_c of every entry, and n."""
+        """log P(x = c) of every entry under ``prediction``, and n."""
         logits = _expect(self, prediction, dist.Categorical).logits
         index = cues.long().expand(logits.shape[:-1]).unsqueeze(-1)
         return logits.gather(-1, index).squeeze(-1), logits.shape[-1]
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Categorical``."""
-        agreeing, number = self._agreement(cues, prediction)
-        stays, replaced = self._logs(agreeing)
-        return torch.logaddexp(stays + agreeing, replaced - math.log(number))
+        agreement, num_classes = self._agreement(cues, prediction)
+        stays, replaced = _log_probabilities(self.p, agreement)
+        return torch.logaddexp(stays + agreement, replaced - math.log(num_classes))
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        agreeing, number = self._agreement(cues, prediction)
-        stays, replaced = self._logs(agreeing)
-        return replaced - math.log(number) - stays - agreeing
+        agreement, num_classes = self._agreement(cues, prediction)
+        stays, replaced = _log_probabilities(self.p, agreement)
+        return replaced - math.log(num_classes) - stays - agreement  # damaged: p / n; intact: (1 - p) P(x = c)
 
 
 class GaussianNoise:
     r"""Real entries plus noise: ``c ~ Normal(x, scale)``.
 
-    For a prediction ``x ~ Normal(m, s)``: ``p(c) = Normal(m, sqrt(s^2 + scale^2))``, and p(x | c) has the
-    precision ``1 / s^2 + 1 / scale^2``.
+    For a prediction ``x ~ Normal(m, s)``: ``p(c) = Normal(m, sqrt(s^2 + scale^2))``, and p(x | c) has the precision
+    ``1 / s^2 + 1 / scale^2``.
 
     :param scale: a positive standard deviation.
     :raises ValueError: if ``scale`` is not positive.
@@ -206,7 +204,7 @@ class GaussianNoise:
 
     def __init__(self, scale: float | Tensor) -> None:
         check_positive("GaussianNoise", scale=scale)
-        #: The standard deviation: one number, or one of each query, as :meth:`UnknownLevel.resolve` finds it.
+        #: The standard deviation: a number, or a tensor with one per query from :meth:`UnknownLevel.resolve`.
         self.scale = scale
 
     def __repr__(self) -> str:
@@ -221,7 +219,7 @@ class GaussianNoise:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal``."""
         prediction = _expect(self, prediction, dist.Normal)
         prior, noise = prediction.scale**2, torch.as_tensor(self.scale).to(prediction.loc) ** 2
-        loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))
+        loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))  # the precision-weighted mean
         return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
@@ -235,6 +233,6 @@ class GaussianNoise:
     ) -> GaussianNoise:
         """The M-step: the variance becomes E[(c - x)^2]."""
         posterior = self.posterior(cues, prediction)
-        squared = (cues - posterior.loc) ** 2 + posterior.scale**2
+        squared = (cues - posterior.loc) ** 2 + posterior.scale**2  # (c - E[x])^2 + Var[x]
         variance = _mean_of_observed(squared, observed, dims).nan_to_num(1.0, posinf=1.0)
         return GaussianNoise(variance.clamp(min=1e-10).sqrt())

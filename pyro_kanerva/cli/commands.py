@@ -13,18 +13,8 @@ from torch import Tensor
 
 from pyro_kanerva import _files, plotting
 from pyro_kanerva.channels import SaltAndPepper
-from pyro_kanerva.cli import report
+from pyro_kanerva.cli import report, run
 from pyro_kanerva.cli.options import parser
-from pyro_kanerva.cli.run import (
-    CONFIG,
-    batches_on,
-    build_machine,
-    find_device,
-    held_out_episodes,
-    load_config,
-    load_split,
-    open_run,
-)
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation import recall_error
 from pyro_kanerva.machine import KanervaMachine
@@ -32,7 +22,7 @@ from pyro_kanerva.training import fit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     options = parser(COMMANDS).parse_args(arguments)
     try:
         options.command(options)
@@ -46,26 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    device = find_device(options.device)
-    config = {name: getattr(options, name) for name in CONFIG}
+    device = run.find_device(options.device)
+    config = {name: getattr(options, name) for name in run.CONFIG}
     if config["data"] != "glyphs":
-        config["data"] = str(Path(config["data"]).resolve())
-    train, test = load_split(config)
-    machine = build_machine(config, (1, *train.shape[1:]), device)
-    held_out_episodes(config, test, options.recall_episodes)  # raise errors before training, not after it
-    print(
-        f"{len(train)} training images, {len(test)} held out; {sum(p.numel() for p in machine.parameters())} parameters"
-    )
+        config["data"] = str(Path(config["data"]).resolve())  # valid in other working directories
+    train, test = run.load_split(config)
+    machine = run.build_machine(config, (1, *train.shape[1:]), device)
+    run.held_out_episodes(config, test, options.recall_episodes)  # raises errors before training, not after it
+    num_parameters = sum(parameter.numel() for parameter in machine.parameters())
+    print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
     options.run.mkdir(parents=True, exist_ok=True)
-    path = options.run / "config.json"
     if options.resume:
-        stored = load_config(options.run)
+        stored = run.load_config(options.run)
         changed = [name for name, value in config.items() if value != stored[name]]
         if changed:
             changes = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the arguments of the run: {changes}. Pass the same.")
-    elif not (options.run / "checkpoint.pt").exists():  # else fit raises
-        _files.write_text(path, json.dumps(config, indent=2))
+    elif not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
+        _files.write_text(options.run / "config.json", json.dumps(config, indent=2))
     start = time.perf_counter()
     result = fit(
         machine,
@@ -87,26 +75,24 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    config, machine, images, device = open_run(options.run, options.device)
-    _report(options, config, machine, images, device)
-    data = report.HeldOut(
-        recalled=batches_on(device, held_out_episodes(config, images, options.recall_episodes)),
-        images=images,
-        episode_length=config["episode_length"],
-        seed=config["seed"],
-    )
+    config, machine, images, device = run.open_run(options.run, options.device)
+    recalled = _report(options, config, machine, images, device)
+    data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
     report.all_figures(options.run, machine, data)
 
 
 def _report(
-    options: argparse.Namespace, config: dict[str, Any], machine: KanervaMachine, test: Tensor, device: torch.device
-) -> None:
-    recalled = batches_on(device, held_out_episodes(config, test, options.recall_episodes))
-    every = batches_on(device, held_out_episodes(config, test))
-    report.summary(options.run, machine, every, recalled, config["seed"])
+    options: argparse.Namespace, config: dict[str, Any], machine: KanervaMachine, images: Tensor, device: torch.device
+) -> list[Tensor]:
+    """Report a summary on the held-out ``images``; returns the batches of episodes that were recalled."""
+    recalled = run.batches_on(device, run.held_out_episodes(config, images, options.recall_episodes))
+    all_batches = run.batches_on(device, run.held_out_episodes(config, images))
+    report.summary(options.run, machine, all_batches, recalled, config["seed"])
+    return recalled
 
 
 def _episode(options: argparse.Namespace, config: dict[str, Any], images: Tensor) -> Tensor:
+    """The episode (1, T) + E of held-out images that the options choose."""
     episodes = Episodes(images, config["episode_length"], 1, seed=config["seed"])
     if not 0 <= options.episode < len(episodes):
         raise ValueError(f"--episode is {options.episode}; expected 0 to {len(episodes) - 1}.")
@@ -114,7 +100,7 @@ def _episode(options: argparse.Namespace, config: dict[str, Any], images: Tensor
 
 
 def _query(options: argparse.Namespace) -> None:
-    config, machine, images, device = open_run(options.run, options.device)
+    config, machine, images, device = run.open_run(options.run, options.device)
     patterns = _episode(options, config, images).to(device)
     noise = SaltAndPepper(options.noise)
     cues = noise(patterns, torch.Generator(device).manual_seed(options.seed))
@@ -127,7 +113,7 @@ def _query(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    config, machine, images, device = open_run(options.run, options.device)
+    config, machine, images, device = run.open_run(options.run, options.device)
     patterns = _episode(options, config, images).to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)

@@ -10,8 +10,8 @@ _DESCRIPTION = """\
 A generative memory: store an episode of images in a memory matrix by Bayesian inference, and recall
 them from damaged cues.
 
-  pyro-kanerva train                        learn on letters of many scripts, a few minutes
-  pyro-kanerva train --data images.npz      learn on your own images
+  pyro-kanerva train                        train on letters of many scripts, a few minutes
+  pyro-kanerva train --data images.npz      train on your own images
   pyro-kanerva query --noise 0.3            store an episode, recall it from cues with 30% noise
   pyro-kanerva generate                     store an episode, and draw new images from its memory
 
@@ -20,7 +20,7 @@ Every command reads and writes one folder, the run: --run kanerva-run.
 
 
 def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """The parser of the command line; ``commands`` are called with the options."""
+    """The parser of the command line; its option ``command`` is one of ``commands``."""
     result = argparse.ArgumentParser(
         prog="pyro-kanerva", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,24 +32,17 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=commands[name])
         sub.add_argument("--run", type=Path, default=Path("kanerva-run"), help="folder of the run")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; auto takes a GPU where there is one")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; auto is a GPU if there is one")
         return sub
 
     train = add("train", "train a machine, evaluate it on held-out images, and draw what it recalls")
     data = train.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        default="glyphs",
-        help="glyphs: letters that come with the package; or an .npz, .npy or IDX file; or a folder of pictures",
-    )
-    data.add_argument(
-        "--held-out", type=int, help="images held out for the evaluation, a random split; default: a quarter"
-    )
-    data.add_argument(
-        "--held-out-where",
-        metavar="NAME=VALUE",
-        help="hold out the images of an .npz file whose integer label NAME is VALUE, for example split=1",
-    )
+    sources = "glyphs, which are letters from matplotlib's fonts; an .npz, .npy or IDX file; or a folder of pictures"
+    data.add_argument("--data", default="glyphs", help=sources)
+    held_out = "number of images held out for evaluation, chosen at random; default: a quarter"
+    data.add_argument("--held-out", type=int, help=held_out)
+    where = "hold out the images of an .npz file whose integer label NAME is VALUE, for example split=1"
+    data.add_argument("--held-out-where", metavar="NAME=VALUE", help=where)
     data.add_argument("--episode-length", type=int, default=32, help="patterns stored in one memory, T")
     data.add_argument("--batch-size", type=int, default=8, help="episodes in a training step, B")
     machine = train.add_argument_group("machine")
@@ -58,7 +51,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     machine.add_argument("--width", type=int, default=32, help="channels of the networks' first stage")
     machine.add_argument("--block-size", type=int, default=8, help="patterns written at once")
     machine.add_argument("--sweeps", type=int, default=1, help="coordinate-ascent sweeps after writing")
-    machine.add_argument("--code-scale", type=float, default=1.0, help="start of the learned code noise, sigma")
+    machine.add_argument("--code-scale", type=float, default=1.0, help="initial scale of the learned code noise, sigma")
     training = train.add_argument_group("training")
     training.add_argument("--steps", type=int, default=400, help="training steps")
     training.add_argument("--learning-rate", type=float, default=6e-3, help="largest learning rate of Adam")
@@ -66,12 +59,12 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     training.add_argument("--memory-kl-weight", type=float, default=0.4, help="weight of the memory's KL in the loss")
     training.add_argument("--seed", type=int, default=0, help="seed of parameters, data, noise and evaluation")
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
-    training.add_argument("--resume", action="store_true", help="go on from the checkpoint of the run")
+    training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run")
 
-    evaluate = add("evaluate", "draw every curve of a trained machine on held-out images; takes minutes")
+    evaluate = add("evaluate", "compute and draw all curves of a trained machine on held-out images; takes minutes")
     for sub in (train, evaluate):
         sub.add_argument_group("evaluation").add_argument(
-            "--recall-episodes", type=int, default=16, help="held-out episodes that are recalled from damaged cues"
+            "--recall-episodes", type=int, default=16, help="held-out episodes to recall from damaged cues"
         )
 
     query = add("query", "store an episode of held-out images, and recall it from damaged cues")

@@ -17,26 +17,17 @@ from pyro_kanerva.writers import OnlineWriter
 
 #: The options of ``train`` that config.json keeps.
 CONFIG = (
-    "data",
-    "held_out",
-    "held_out_where",
-    "episode_length",
-    "batch_size",
-    "slots",
-    "code_size",
-    "width",
-    "block_size",
-    "sweeps",
-    "code_scale",
-    "steps",
-    "learning_rate",
-    "autoencoder_weight",
-    "memory_kl_weight",
-    "seed",
-)
+    "data", "held_out", "held_out_where", "episode_length", "batch_size",
+    "slots", "code_size", "width", "block_size", "sweeps", "code_scale",
+    "steps", "learning_rate", "autoencoder_weight", "memory_kl_weight", "seed",
+)  # fmt: skip
 
 
 def find_device(name: str) -> torch.device:
+    """The device ``name``; "auto" is a GPU if there is one.
+
+    :raises ValueError: if the device is not available.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -62,36 +53,38 @@ def load_split(config: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def split_by_label(data: str, where: str, held_out: int | None) -> tuple[Tensor, Tensor]:
+    """Training and held-out images by a label: ``where`` is "NAME=VALUE"."""
     if held_out is not None:
         raise ValueError("--held-out and --held-out-where are two ways to hold images out; pass one of them.")
     name, _, value = where.partition("=")
     if not value.lstrip("-").isdigit():
         raise ValueError(f"--held-out-where is {where}; expected NAME=VALUE with an integer VALUE, as in split=1.")
     images, labels = load_images(data, name)
-    chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)
+    chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)  # no labels: choose none
     if not 0 < int(chosen.sum()) < len(images):
         raise ValueError(f"--held-out-where {where} holds out {int(chosen.sum())} of {len(images)} images.")
     return images[~chosen], images[chosen]
 
 
 def held_out_episodes(config: dict[str, Any], images: Tensor, most: int | None = None) -> Episodes:
-    """One epoch of held-out episodes, in batches of some 16; all of them, or at most ``most``."""
+    """One epoch of all held-out episodes, or of at most ``most``, in equal batches of at most 16."""
     length = config["episode_length"]
-    number = len(images) // length if most is None else min(most, len(images) // length)
-    if number < 1:
+    num_episodes = len(images) // length if most is None else min(most, len(images) // length)
+    if num_episodes < 1:
         raise ValueError(f"{len(images)} held-out images make no episode of {length}; raise --held-out.")
-    batch_size = max(size for size in range(1, 17) if number % size == 0)
+    batch_size = max(size for size in range(1, 17) if num_episodes % size == 0)
+    # Files are often sorted by label: take episodes from images in random order.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config["seed"] + 1))
-    return Episodes(images[order[: number * length]], length, batch_size, seed=config["seed"])
+    return Episodes(images[order[: num_episodes * length]], length, batch_size, seed=config["seed"])
 
 
 def batches_on(device: torch.device, episodes: Episodes) -> list[Tensor]:
-    """The batches of one epoch, on a device."""
+    """The batches of one epoch, on ``device``."""
     return [patterns.to(device) for patterns in episodes]
 
 
 def build_machine(config: dict[str, Any], event_shape: Sequence[int], device: torch.device) -> KanervaMachine:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the initial parameters depend on the seed alone, on any device
         torch.manual_seed(config["seed"])
         machine = KanervaMachine(
             ConvEncoder(event_shape, config["code_size"], config["width"]),
@@ -117,7 +110,7 @@ def load_config(run: Path) -> dict[str, Any]:
 
 
 def open_run(run: Path, device_name: str) -> tuple[dict[str, Any], KanervaMachine, Tensor, torch.device]:
-    """Configuration, trained machine, held-out images and device of a run."""
+    """The configuration, trained machine, held-out images and device of a run."""
     device = find_device(device_name)
     config = load_config(run)
     images = load_split(config)[1]

@@ -9,14 +9,14 @@ factors and never form a covariance by subtraction, so that covariances stay sym
 float32. Source: Wu et al. 2018 (arXiv 1811.09556), sections 3.1, 3.2 and the appendix on the online update.
 """
 
-from pyro_kanerva.conjugate.addresses import (
+from pyro_kanerva.conjugate.bayes_update import block_update, coordinate_ascent_sweep, online_update
+from pyro_kanerva.conjugate.exact_address_posterior import (
     AddressPosterior,
     address_mean,
     address_posterior,
     address_precision,
     code_information,
 )
-from pyro_kanerva.conjugate.bayes_update import block_update, coordinate_ascent_sweep, online_update
 from pyro_kanerva.conjugate.factorization import cholesky, inverse_positive, precision_to_scale_tril
 from pyro_kanerva.conjugate.natural_parameters import NaturalParameters, add_statistics, statistics
 from pyro_kanerva.conjugate.sequence import write_sequence

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.conjugate.addresses import AddressPosterior, address_posterior, variance_of
+from pyro_kanerva.conjugate.exact_address_posterior import AddressPosterior, address_posterior, variance_of
 from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
 from pyro_kanerva.conjugate.natural_parameters import add_statistics, address_second_moment, row_factor, statistics
 from pyro_kanerva.distributions import MatrixNormal

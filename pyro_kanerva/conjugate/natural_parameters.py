@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.conjugate.addresses import variance_of
+from pyro_kanerva.conjugate.exact_address_posterior import variance_of
 from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
 from pyro_kanerva.distributions import MatrixNormal
 

@@ -4,7 +4,7 @@ A block ``Z_i`` (n, C) is addressed by the memory as it stands, and then written
 
     W_i = Z_i R_i^T (R_i R_i^T + I)^-1,     (R_i+1, U_i+1) = Bayes' rule for (W_i, Z_i)
 
-The addresses need of the memory and the codes only products over the C columns::
+The addresses depend on the memory and the codes only through products over the C columns::
 
     G = R R^T  (K, K),     B = R Z^T  (K, T),     Q = Z Z^T  (T, T)
 
@@ -14,7 +14,7 @@ and its products ``D = E Z^T = Q_i - W B`` with all codes. W solves the normal e
     U <- U - N^T W U,     B <- B + N^T D,     G <- G + N^T W + W^T N + N^T (E E^T) N,     E E^T = D_i - W W^T
 
 For single patterns the inverse of ``G + I`` follows a symmetric change of rank 2, in O(K^2). The gradient is written by
-hand. It goes back over the blocks and undoes each change, so that of the states only the inverses are kept.
+hand. It goes back over the blocks and undoes each change, so that only the inverses are kept, not the states.
 
 Source: Wu et al. 2018 (arXiv 1811.09556), section 3.3, with the algebra reordered.
 """
@@ -27,8 +27,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.conjugate.addresses import ADDRESS_PRECISION, address_mean, variance_of
 from pyro_kanerva.conjugate.bayes_update import block_update, coordinate_ascent_sweep
+from pyro_kanerva.conjugate.exact_address_posterior import ADDRESS_PRECISION, address_mean, variance_of
 from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.distributions import MatrixNormal
 
@@ -51,7 +51,7 @@ def write_sequence(
     variance = variance_of(noise_scale, codes)
     factor: Tensor | None = None
     if sweeps and codes.shape[-2] <= _CHUNK:
-        # The first sweep needs of q(M) only E[M M^T] = R R^T + C U and R Z^T, which the sequence has computed.
+        # The first sweep uses only E[M M^T] = R R^T + C U and R Z^T of q(M), which the sequence has computed.
         _, precision, covariance, projections = _sequence(prior, codes, variance, block_size, True)
         factor = precision_to_scale_tril(precision + codes.shape[-1] * covariance, ADDRESS_PRECISION)
         addresses = projections.mT @ factor @ factor.mT

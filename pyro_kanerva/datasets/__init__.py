@@ -1,4 +1,4 @@
-"""Images to store: an embedded set of glyphs, image files, and episodes drawn from them."""
+"""Images from files or fonts, and episodes of patterns drawn from them."""
 
 from pyro_kanerva.datasets.episodes import Episodes, binarize
 from pyro_kanerva.datasets.files import Images, load_images

@@ -1,4 +1,4 @@
-"""Episodes: batches of patterns that are stored in one memory each."""
+"""Episodes: sets of patterns, each to be stored in one memory."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,42 +7,41 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.datasets.files import Images
 
 
 def binarize(images: Tensor) -> Tensor:
-    """Images uint8 (N, height, width) or (N, channels, height, width) to binary patterns: ink above 127.
+    """Binary patterns, 1 above 127, from uint8 images (N, height, width) or (N, channels, height, width).
 
-    Float (N, channels, height, width), with one channel for grey images.
+    :return: float (N, channels, height, width), with one channel for grey images.
     """
     patterns = (images > 127).to(torch.get_default_dtype())
     return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
 
 
-def derive_seed(seed: int, number: int) -> int:
-    """A seed of its own for each number; torch uses the lower 32 bits of a seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "little")
+def derive_seed(seed: int, index: int) -> int:
+    """A different seed for each index."""
+    # A hash mixes both numbers into 32 bits: torch ignores the higher bits of a seed.
+    return int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:4], "little")
 
 
 class Episodes(Dataset[Tensor]):
     """An endless, seeded stream of batches (B, T) + E drawn from a set of images.
 
-    ``episodes[i]`` is batch ``i`` of the stream, the same at every call: a run that stopped after batch
-    ``i`` goes on with ``episodes[i + 1]``. One epoch is ``len(episodes)`` batches. Without ``labels``
-    the images of each epoch are shuffled and dealt out, so that none comes twice in an epoch; with
-    ``labels`` each episode holds ``episode_length`` different images of one label, drawn uniformly among
-    the labels that have as many.
+    ``episodes[i]`` is batch ``i`` of the stream, the same at every call: a run that stopped after batch ``i`` continues
+    with ``episodes[i + 1]``. An epoch has ``len(episodes)`` batches. Without ``labels`` every epoch shuffles the images
+    and uses each at most once. With ``labels`` an episode holds ``episode_length`` different images of one label; the
+    label is drawn uniformly among those with enough images.
 
-    Iterating yields one epoch and moves on to the next: ``for patterns in episodes`` in a loop sees new
-    episodes in every pass, and ``episodes.epoch`` tells or sets which. With a
+    Every iteration yields one epoch and then advances ``episodes.epoch``, which may also be set. With a
     :class:`torch.utils.data.DataLoader` use ``batch_size=None`` and a range as ``sampler``.
 
-    :param images: a float tensor (N,) + E, used as it is; or a uint8 tensor (N, height, width) or
-        (N, channels, height, width), or :class:`Images`, which :func:`binarize` turns into patterns.
+    :param images: float patterns (N,) + E; or images that :func:`binarize` converts: uint8 (N, height, width) or (N,
+        channels, height, width), or :class:`Images`.
     :param episode_length: T.
     :param batch_size: B.
-    :param seed: of the stream.
-    :param labels: integers (N,); ``None`` for episodes drawn from all images alike.
+    :param labels: integers (N,), one per image.
     :raises ValueError: if the images are too few or of an unusable type, or the labels do not fit them.
     """
 
@@ -59,9 +58,7 @@ class Episodes(Dataset[Tensor]):
                 f"Episodes: uint8 images have shape {tuple(images.shape)}; expected (N, height, width) or "
                 "(N, channels, height, width). Turn others into float patterns (N,) + event shape yourself."
             )
-        for name, size in (("episode_length", episode_length), ("batch_size", batch_size)):
-            if size < 1:
-                raise ValueError(f"Episodes: {name} is {size}; expected at least 1.")
+        check_at_least("Episodes", 1, episode_length=episode_length, batch_size=batch_size)
         needed = episode_length if labels is not None else episode_length * batch_size
         if len(images) < needed:
             raise ValueError(
@@ -70,11 +67,12 @@ class Episodes(Dataset[Tensor]):
             )
         self.images, self.seed, self.epoch = images, seed, 0
         self.episode_length, self.batch_size = episode_length, batch_size
-        self._dealt: tuple[int, Tensor] | None = None
+        self._shuffled: tuple[int, Tensor] | None = None  # an epoch and its order of the images
         self._groups: list[Tensor] | None = None
         if labels is not None:
             if labels.shape != images.shape[:1]:
                 raise ValueError(f"Episodes: labels have shape {tuple(labels.shape)}; expected ({len(images)},).")
+            # The indices of the images of each label.
             order = labels.argsort(stable=True)
             groups = order.split(labels.unique(return_counts=True)[1].tolist())
             self._groups = [group for group in groups if len(group) >= episode_length]
@@ -85,7 +83,7 @@ class Episodes(Dataset[Tensor]):
                 )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return max(1, len(self.images) // (self.episode_length * self.batch_size))
 
     def __getitem__(self, index: int) -> Tensor:
@@ -103,26 +101,23 @@ class Episodes(Dataset[Tensor]):
             yield self[index]
 
     def fingerprint(self) -> str:
-        """Equal for streams of equal batches."""
-        chosen = [] if self._groups is None else [group.tolist() for group in self._groups]
-        digest = hashlib.sha256(f"{self.episode_length} {self.batch_size} {self.seed} {chosen}".encode())
+        """A digest of images and settings, equal only for streams of equal batches."""
+        groups = [] if self._groups is None else [group.tolist() for group in self._groups]
+        digest = hashlib.sha256(f"{self.episode_length} {self.batch_size} {self.seed} {groups}".encode())
         digest.update(self.images.contiguous().numpy(force=True).tobytes())
         return digest.hexdigest()
 
-    def _generator(self, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.seed, number))
-
     def _choose(self, index: int) -> Tensor:
-        """Which images make batch ``index``, (B, T)."""
+        """The indices (B, T) of the images in batch ``index``."""
+        generator, length = torch.Generator(), self.episode_length
         if self._groups is not None:
-            generator = self._generator(index)
-            chosen = torch.randint(len(self._groups), (self.batch_size,), generator=generator).tolist()
-            groups = [self._groups[number] for number in chosen]
-            return torch.stack(
-                [group[torch.randperm(len(group), generator=generator)[: self.episode_length]] for group in groups]
-            )
-        epoch, place = divmod(index, len(self))
-        if self._dealt is None or self._dealt[0] != epoch:
-            self._dealt = epoch, torch.randperm(len(self.images), generator=self._generator(epoch))
-        size = self.batch_size * self.episode_length
-        return self._dealt[1][place * size : (place + 1) * size].view(self.batch_size, self.episode_length)
+            generator.manual_seed(derive_seed(self.seed, index))
+            labels = torch.randint(len(self._groups), (self.batch_size,), generator=generator).tolist()
+            groups = [self._groups[label] for label in labels]
+            return torch.stack([group[torch.randperm(len(group), generator=generator)[:length]] for group in groups])
+        epoch, batch = divmod(index, len(self))
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            generator.manual_seed(derive_seed(self.seed, epoch))
+            self._shuffled = epoch, torch.randperm(len(self.images), generator=generator)
+        size = self.batch_size * length  # the last images of an epoch that fill no batch are left out
+        return self._shuffled[1][batch * size : (batch + 1) * size].view(self.batch_size, length)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 _PICTURES = (".png", ".jpg", ".jpeg")
+_GZIP, _IDX_OF_BYTES = b"\x1f\x8b", b"\x00\x00\x08"  # the first bytes of such files
 
 
 class Images(NamedTuple):
-    """Grey ``images``, uint8 (N, height, width), and where known an integer label of each, int64 (N,)."""
+    """Grey ``images``, uint8 (N, height, width), and their ``labels``, int64 (N,), or None if there are none."""
 
     images: Tensor
     labels: Tensor | None
@@ -26,20 +27,17 @@ class Images(NamedTuple):
 def load_images(path: str | os.PathLike[str], labels: str = "labels") -> Images:
     """Grey images of a file or folder.
 
-    - ``.npz``: the array ``images``, or the only array of three dimensions; the integer array called
-      ``labels`` where there is one.
+    - ``.npz``: the array ``images``, or the only array of three dimensions; labels from the integer array ``labels``.
     - ``.npy``: one array.
     - MNIST-style IDX, also ``.gz``, recognized by its first bytes.
-    - a folder of PNG and JPEG pictures of one size; those in subfolders are labelled by subfolder, in
-      sorted order.
+    - a folder of PNG and JPEG pictures of one size. If it has subfolders, each is a label, in sorted order.
 
-    Arrays are uint8 (N, height, width), or floating in [0, 1], which are scaled to 0 ... 255.
+    Arrays of shape (N, height, width) may be uint8, bool or floating in [0, 1]; the latter are scaled to 0 ... 255.
 
-    :param labels: name of the label array in an ``.npz`` file.
+    :param labels: the name of the label array in an ``.npz`` file.
     :return: :class:`Images`, in the order of the file.
     :raises FileNotFoundError: if there is nothing at ``path``.
-    :raises ValueError: if the file is of another type, cut off, or holds no images; pickled arrays are
-        never loaded.
+    :raises ValueError: if the file is of another type, cut off, or holds no images; pickled arrays are never loaded.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,7 +46,7 @@ def load_images(path: str | os.PathLike[str], labels: str = "labels") -> Images:
         return _load_numpy(path, labels)
     with open(path, "rb") as file:
         start = file.read(4)
-    if start[:2] == b"\x1f\x8b" or start[:3] == b"\x00\x00\x08":
+    if start[:2] == _GZIP or start[:3] == _IDX_OF_BYTES:
         return Images(_as_images(path, _load_idx(path)), None)
     raise ValueError(
         f"{path} is no image file of a known type; expected .npz, .npy, MNIST-style IDX (also .gz), or a folder of "
@@ -104,14 +102,14 @@ def _load_numpy(path: Path, labels: str) -> Images:
 
 def _load_idx(path: Path) -> np.ndarray[Any, Any]:
     content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    if content[:2] == _GZIP:
         try:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is a cut-off or broken gzip file ({error}). Download it again.") from error
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4:
+    if content[:3] != _IDX_OF_BYTES or len(content) < 4:
         raise ValueError(f"{path} is no IDX file of bytes: it does not start with 00 00 08.")
-    header = 4 + 4 * content[3]
+    header = 4 + 4 * content[3]  # magic number, then a big-endian size for each dimension
     shape = tuple(np.frombuffer(content[4:header].ljust(4 * content[3], b"\0"), ">u4").astype(int).tolist())
     if len(content) != header + math.prod(shape):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Can the guide be trusted? Importance weights, k-hat, calibration, and export to ArviZ.
+"""Diagnostics of the guide: importance weights, k-hat, calibration, and export to ArviZ.
 
-All of it reads the traces of ``machine.guide`` and ``machine.model``, and so works for every choice of
-priors, readers and writers, and for guides with further latent sites. ArviZ is imported only where it is used.
+All functions read traces of ``machine.guide`` and ``machine.model``. They work for all priors, readers and writers, and
+for guides with further latent sites. ArviZ is imported only by the functions that need it.
 """
 
 from pyro_kanerva.diagnostics.arviz_export import bound_data, guide_data, mcmc_data, retrieval_data
@@ -9,14 +9,6 @@ from pyro_kanerva.diagnostics.calibration import CalibrationRanks, calibration_r
 from pyro_kanerva.diagnostics.importance import importance_bound, importance_weights, khat
 
 __all__ = [
-    "CalibrationRanks",
-    "bound_data",
-    "calibration_ranks",
-    "guide_data",
-    "importance_bound",
-    "importance_weights",
-    "khat",
-    "mcmc_data",
-    "rank_counts",
-    "retrieval_data",
-]
+    "CalibrationRanks", "bound_data", "calibration_ranks", "guide_data", "importance_bound", "importance_weights",
+    "khat", "mcmc_data", "rank_counts", "retrieval_data",
+]  # fmt: skip

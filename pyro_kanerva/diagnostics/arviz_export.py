@@ -1,6 +1,6 @@
-"""Export to ArviZ 0.23 and 1.x; ArviZ is imported only where it is used."""
+"""Export to ArviZ 0.23 and 1.x."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,12 @@ from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.model import Bound
 from pyro_kanerva.retrieval import Retrieval
 
-_CHAINS = 4  # pseudo-chains of independent draws
+_CHAINS = 4  # ArviZ expects chains, so independent draws are split into this many
 _EVENT_DIMS = {"memory": ("slot", "code"), "address": ("slot",), "code": ("code",)}
 
 
 def _from_dict(groups: Mapping[str, Mapping[str, Tensor]], dims: Mapping[str, Sequence[str]]) -> Any:
-    """ArviZ's container of named variables: InferenceData of 0.23, DataTree of 1.x.
-
-    ``dims`` name what comes after chain and draw; each of them counts from 0.
-    """
+    """ArviZ's container of named variables; ``dims`` names their dimensions after chain and draw."""
     arviz = import_arviz()
     arrays = {
         group: {name: value.detach().cpu().numpy() for name, value in variables.items()}
@@ -38,7 +35,7 @@ def _event(event_shape: Sequence[int]) -> tuple[str, ...]:
 def _posterior(
     latents: Mapping[str, Tensor], patterns: Tensor, caller: str
 ) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Variables and their dimensions from sites (chain, draw, B, 1 or T) + event."""
+    """Variables and the names of their dimensions, from sites (chain, draw, B, 1 or T) + event."""
     variables, dims = {}, {"patterns": ("episode", "pattern", *_event(patterns.shape[2:]))}
     for site, value in latents.items():
         per_pattern = site != "memory"
@@ -49,7 +46,7 @@ def _posterior(
                 f"{wanted[1]}) + event shape for {patterns.shape[0]} episodes of {patterns.shape[1]} patterns. Pass "
                 "the patterns that it was inferred from."
             )
-        name = "codes" if site == "code" else site  # a variable of two dimensions cannot bear the name of one of them
+        name = "codes" if site == "code" else site  # xarray: no variable may have the name of one of its dimensions
         events = _EVENT_DIMS.get(site, tuple(f"{name}_dim_{i}" for i in range(value.dim() - 4)))
         variables[name] = value if per_pattern else value.squeeze(3)
         dims[name] = ("episode", "pattern", *events) if per_pattern else ("episode", *events)
@@ -59,16 +56,16 @@ def _posterior(
 def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any:
     """Draws from the guide for ArviZ.
 
-    Group ``posterior``: "memory" (chain, draw, episode, slot, code), "address" (chain, draw, episode,
-    pattern, slot), and further latent sites; a site "code" is named "codes", (chain, draw, episode,
-    pattern, code). Group ``log_likelihood``: "patterns" (chain, draw, episode, pattern), in nats. Group
-    ``observed_data``: "patterns" (episode, pattern, event_0, ...).
+    - Group ``posterior``: "memory" (chain, draw, episode, slot, code), "address" (chain, draw, episode, pattern, slot)
+      and further latent sites; a site "code" is named "codes", (chain, draw, episode, pattern, code).
+    - Group ``log_likelihood``: "patterns" (chain, draw, episode, pattern), in nats.
+    - Group ``observed_data``: "patterns" (episode, pattern, event_0, ...).
 
-    The draws are independent, folded into 4 pseudo-chains because ArviZ asks for chains: **R-hat and
-    effective sample sizes mean nothing here**, and are good whatever the guide. Ask :func:`khat` instead.
+    The draws are independent and split into 4 pseudo-chains, because ArviZ requires chains. **R-hat and effective
+    sample sizes mean nothing here**: they are good for any guide. Use :func:`khat` instead.
 
     :param patterns: (B, T) + E, or (T,) + E for a single episode.
-    :param num_draws: in all, a multiple of 4 of at least 16.
+    :param num_draws: the number of draws in total, a multiple of 4 and at least 16.
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     :raises ValueError: if the patterns do not fit the machine, or ``num_draws`` is another number.
     """
@@ -79,27 +76,24 @@ def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any
         )
     patterns = machine.check_patterns(patterns, "guide_data()")
     draws = list(guide_draws(machine, patterns, num_draws, "guide_data()"))
-    latents, log_likelihood = (
-        {site: torch.cat([draw.latents[site] for draw in draws]) for site in draws[0].latents},
-        torch.cat([draw.log_likelihood for draw in draws]),
-    )
-    folded = {site: value.unflatten(0, (_CHAINS, -1)) for site, value in latents.items()}
-    variables, dims = _posterior(folded, patterns, "guide_data()")
-    groups = {
-        "posterior": variables,
-        "log_likelihood": {"patterns": log_likelihood.unflatten(0, (_CHAINS, -1))},
-        "observed_data": {"patterns": patterns},
-    }
+
+    def chains(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts)).unflatten(0, (_CHAINS, -1))
+
+    latents = {site: chains(draw.latents[site] for draw in draws) for site in draws[0].latents}
+    variables, dims = _posterior(latents, patterns, "guide_data()")
+    log_likelihood = {"patterns": chains(draw.log_likelihood for draw in draws)}
+    groups = {"posterior": variables, "log_likelihood": log_likelihood, "observed_data": {"patterns": patterns}}
     return _from_dict(groups, dims)
 
 
 def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
-    """A finished Pyro ``MCMC`` run on ``machine.model`` for ArviZ; here R-hat and effective sizes are real.
+    """A finished Pyro ``MCMC`` run on ``machine.model`` for ArviZ, with meaningful R-hat and effective sample sizes.
 
-    Groups ``posterior`` and ``observed_data`` as :func:`guide_data` has them, and ``sample_stats`` with
-    "diverging" (chain, draw) where the kernel counts divergent transitions.
+    The groups ``posterior`` and ``observed_data`` are those of :func:`guide_data`. If the kernel counts divergent
+    transitions, the group ``sample_stats`` has "diverging" (chain, draw).
 
-    :param patterns: (B, T) + E, those of the run, with all their dimensions.
+    :param patterns: (B, T) + E, the patterns of the run.
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     :raises ValueError: if the run has no site "memory", or its sites do not fit the patterns.
     """
@@ -114,7 +108,7 @@ def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
     chains, draws = samples["memory"].shape[:2]
     divergences = mcmc.diagnostics().get("divergences")
     if divergences is not None:
-        diverging = torch.zeros(chains, draws, dtype=torch.bool)
+        diverging = torch.zeros(chains, draws, dtype=torch.bool)  # Pyro lists the indices of divergent draws
         for chain in range(chains):
             diverging[chain, divergences[f"chain {chain}"]] = True
         groups["sample_stats"] = {"diverging": diverging}
@@ -122,10 +116,10 @@ def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
 
 
 def retrieval_data(retrieval: Retrieval) -> Any:
-    """What a query went through for ArviZ and xarray: group ``constant_data``, as nothing of it is a draw.
+    """All steps of a query for ArviZ and xarray, in the group ``constant_data`` because they are no draws.
 
-    "patterns" (step, episode, pattern, event_0, ...), "energy" (step, episode, pattern) in nats, "address"
-    (step, episode, pattern, slot), and "converged" (episode, pattern). Step 0 is the cue.
+    "patterns" (step, episode, pattern, event_0, ...), "energy" (step, episode, pattern) in nats, "address" (step,
+    episode, pattern, slot) and "converged" (episode, pattern). Step 0 is the cue.
 
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     """
@@ -142,10 +136,11 @@ def retrieval_data(retrieval: Retrieval) -> Any:
 def bound_data(bound: Bound) -> Any:
     """The terms of the bound for ArviZ and xarray: group ``constant_data``, each (episode,), in nats per pattern.
 
-    "reconstruction", "address_kl", "memory_kl", ..., and what they amount to, "bound" and "conditional_bound".
+    "reconstruction", "address_kl", "memory_kl", ..., and their sums "bound" and "conditional_bound".
 
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     """
     terms = {**bound._asdict(), "bound": bound.bound, "conditional_bound": bound.conditional_bound}
+    # A term without latent variables, such as code_kl, may be a single zero.
     by_episode = {name: term.expand_as(bound.reconstruction) for name, term in terms.items()}
     return _from_dict({"constant_data": by_episode}, dict.fromkeys(terms, ("episode",)))

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: does the guide find the truth as often as it says?"""
+"""Simulation-based calibration of the guide."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Statistic = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class CalibrationRanks(NamedTuple):
-    """Ranks (N, S), integers from 0 to ``num_draws``: of N simulations, for S statistics with their ``names``."""
+    """``ranks`` (N, S), integers from 0 to ``num_draws``, of N simulations and the S statistics ``names``."""
 
     ranks: Tensor
     names: tuple[str, ...]
@@ -23,15 +23,16 @@ class CalibrationRanks(NamedTuple):
 
 
 def _corners(latents: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    """The first and the last entry of every site: those of slot 0, and of the last slot and pattern."""
+    """The first and the last entry of every site, as statistics."""
 
-    def entry(site: str, place: int) -> Statistic:
-        return lambda values: values[site].flatten(values[site].dim() - latents[site].dim() + 1)[..., place]
+    def entry(site: str, index: int) -> Statistic:
+        num_event_dims = latents[site].dim() - 1  # without the dimension of simulations
+        return lambda values: values[site].flatten(values[site].dim() - num_event_dims)[..., index]
 
     return {
-        f"{site}[{', '.join([label] * (value.dim() - 1))}]": entry(site, place)
+        f"{site}[{', '.join([str(index)] * (value.dim() - 1))}]": entry(site, index)
         for site, value in latents.items()
-        for label, place in (("0", 0), ("-1", -1))
+        for index in (0, -1)
     }
 
 
@@ -46,7 +47,7 @@ def calibration_ranks(
     statistics: Mapping[str, Statistic] | None = None,
     event_shape: Sequence[int] | None = None,
 ) -> CalibrationRanks:
-    """Simulation-based calibration: where the truth falls among draws from the guide.
+    """Simulation-based calibration: the rank of the true latent values among draws from the guide.
 
     ::
 
@@ -54,30 +55,28 @@ def calibration_ranks(
         M', w'_1 ... w'_T ~ guide(x_1 ... x_T)               num_draws times
         rank = number of draws with statistic(M', w') < statistic(M, w), ties broken at random
 
-    With an exact posterior every rank is uniform on 0 ... num_draws. Ranks that heap at both ends come
-    from a guide that is too narrow, ranks in the middle from one that is too wide, ranks at one end from
-    a biased one. The simulations are the episodes of one batch.
+    If the guide is the exact posterior, every rank is uniform on 0 ... num_draws. A guide that is too narrow gives many
+    ranks at both ends, one that is too wide many in the middle, a biased one many at one end. The simulations are the
+    episodes of one batch.
 
-    The simulated patterns come from the machine as it is, trained or not: this judges the guide on what
-    the model believes in, not on data that it fits badly. A guide that ignores the patterns and draws from
-    the prior is calibrated in every entry of the latent sites; the statistic "log_likelihood" gives it away.
+    The model simulates the patterns, whether it is trained or not, so a poor fit to data does not count. A guide that
+    ignores the patterns and draws from the prior has uniform ranks for all entries of the latent sites; only the
+    statistic "log_likelihood" reveals it. Source: Talts, Betancourt, Simpson, Vehtari, Gelman 2018 (arXiv 1804.06788);
+    for the log likelihood as a statistic Modrak et al. 2023 (arXiv 2211.02383).
 
     :param num_patterns: T of each simulated episode.
     :param num_simulations: N; the standard error of a bin's share is at most ``0.5 / sqrt(N)``.
-    :param num_draws: L, from the guide for each simulation; best one less than a multiple of the bins.
-    :param known: sites that the guide is told: ``("memory",)`` judges q(w | x, M) alone. ``ExactReader`` is
-        exact where encoder and decoder are the identity and the patterns are Normal of scale ``code_scale``.
-    :param statistics: by name, functions from sites to (..., N); they get the latent sites as "memory" (..., N,
-        K, C) and others (..., N, T) + event, with the draws in front, the simulated patterns (N, T) + E as
-        "pattern", and "log_likelihood" (..., N), in nats, that of the episode. By default the first and the
-        last entry of every site that is not known, and "log_likelihood".
-    :param event_shape: E, where the encoder does not state it.
-    :return: :class:`CalibrationRanks`.
-    :raises ValueError: if a number is below 1, the event shape is not known, ``known`` names no latent site or
-        leaves none to draw, or a statistic has another shape.
-
-    Source: Talts, Betancourt, Simpson, Vehtari, Gelman 2018 (arXiv 1804.06788); the log likelihood as a
-    statistic: Modrak et al. 2023 (arXiv 2211.02383).
+    :param num_draws: draws from the guide per simulation; best one less than a multiple of the bins.
+    :param known: sites at which the guide is conditioned on the true values: ``("memory",)`` tests q(w | x, M) alone.
+        ``ExactReader`` is exact if encoder and decoder are the identity and patterns are Normal of scale
+        ``code_scale``.
+    :param statistics: functions from a dict of sites to (..., N), by name. The dict holds "memory" (..., N, K, C),
+        other latent sites (..., N, T) + event, with the draws in front, "pattern" (N, T) + E, and "log_likelihood"
+        (..., N), the log likelihood of the episode in nats. By default the first and the last entry of every site that
+        is not known, and "log_likelihood".
+    :param event_shape: E; needed if the encoder has no ``event_shape``.
+    :raises ValueError: if a number is below 1, the event shape is missing, ``known`` names no latent site or all of
+        them, or a statistic has another shape.
     """
     check_at_least(
         "calibration_ranks()", 1, num_patterns=num_patterns, num_simulations=num_simulations, num_draws=num_draws
@@ -87,6 +86,7 @@ def calibration_ranks(
         raise ValueError(
             "calibration_ranks(): the encoder has no attribute event_shape, the shape of a pattern; pass event_shape."
         )
+    # The model without its observations draws the patterns; ``blank`` only gives their shape.
     blank = machine.log_code_scale.new_zeros(num_simulations, num_patterns, *shape)
     simulated = sample_sites(poutine.trace(poutine.uncondition(machine.model)).get_trace(blank))
     truth = {name: site["value"] for name, site in simulated.items()}
@@ -97,11 +97,11 @@ def calibration_ranks(
             f"calibration_ranks(): known is {tuple(known)}; expected some, but not all, of the latent sites "
             f"{sorted(truth)}."
         )
-    told = {site: truth[site] for site in known}
+    given = {site: truth[site] for site in known}
 
     def values(latents: Mapping[str, Tensor], log_likelihood: Tensor) -> dict[str, Tensor]:
-        sites = {**told, **latents}
-        sites["memory"] = sites["memory"].squeeze(-3)
+        sites = {**given, **latents}
+        sites["memory"] = sites["memory"].squeeze(-3)  # the dimension of the plate of patterns, which has size 1
         return {**sites, "pattern": patterns, "log_likelihood": log_likelihood.sum(-1)}
 
     true = values(unknown, simulated["pattern"]["log_prob"])
@@ -110,24 +110,26 @@ def calibration_ranks(
         statistics["log_likelihood"] = lambda sites: sites["log_likelihood"]
     below = torch.zeros(len(statistics), num_simulations, dtype=torch.long, device=blank.device)
     equal = torch.zeros_like(below)
-    for draws in guide_draws(machine, patterns, num_draws, "calibration_ranks()", told):
+    for draws in guide_draws(machine, patterns, num_draws, "calibration_ranks()", given):
         drawn = values(draws.latents, draws.log_likelihood)
         for i, (name, statistic) in enumerate(statistics.items()):
-            found, wanted = statistic(drawn), statistic(true)
-            if (tuple(wanted.shape), found.shape) != ((num_simulations,), (len(draws.log_weights), num_simulations)):
+            at_draws, at_truth = statistic(drawn), statistic(true)
+            shapes, expected = (at_truth.shape, at_draws.shape), (below[0].shape, draws.log_weights.shape)
+            if shapes != expected:
                 raise ValueError(
-                    f'calibration_ranks(): the statistic "{name}" has shape {tuple(wanted.shape)} at the truth and '
-                    f"{tuple(found.shape)} at the draws; expected ({num_simulations},) and "
-                    f"({len(draws.log_weights)}, {num_simulations}), one number for each simulation."
+                    f'calibration_ranks(): the statistic "{name}" has shape {tuple(shapes[0])} at the truth and '
+                    f"{tuple(shapes[1])} at the draws; expected {tuple(expected[0])} and {tuple(expected[1])}, one "
+                    "number for each simulation."
                 )
-            below[i] += (found < wanted).sum(0)
-            equal[i] += (found == wanted).sum(0)
+            below[i] += (at_draws < at_truth).sum(0)
+            equal[i] += (at_draws == at_truth).sum(0)
+    # The rank of a tie among n equal draws is uniform on n + 1 places.
     ties = (torch.rand(equal.shape, device=equal.device, dtype=torch.double) * (equal + 1)).long()
     return CalibrationRanks((below + ties).mT, tuple(statistics), num_draws)
 
 
 def rank_counts(ranks: CalibrationRanks, num_bins: int) -> Tensor:
-    """How many ranks fall in each of ``num_bins`` equal bins, (S, num_bins), in float64.
+    """The number of ranks in each of ``num_bins`` equal bins, (S, num_bins), in float64.
 
     :raises ValueError: if there are fewer than 2 bins, or they do not divide ``num_draws + 1``.
     """

@@ -1,4 +1,4 @@
-"""Draws from the guide, and the model at them, from the traces of both."""
+"""Draws from the guide, and the log densities of model and guide at these draws."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pyro_kanerva.machine import KanervaMachine
 
-_ENTRIES = 2**21  # of the largest tensor of a chunk of draws, before the networks widen it
+_ENTRIES = 2**21  # entries of the largest tensor in a chunk of draws, apart from hidden layers of the networks
 
 
 class GuideDraws(NamedTuple):
-    """n draws from the guide, and the model at them.
+    """n draws from the guide.
 
-    ``latents`` (n, B, 1 or T) + event by site; ``log_weights`` (n, B) and ``log_likelihood`` (n, B, T) in nats.
+    ``latents`` by site, (n, B, 1 or T) + event; ``log_weights`` (n, B) = log p(X, M, W) - log q(M, W) and
+    ``log_likelihood`` (n, B, T), in nats.
     """
 
     latents: dict[str, Tensor]
@@ -25,7 +26,7 @@ class GuideDraws(NamedTuple):
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
-    """The sample sites with their log probabilities, without those that belong to plates."""
+    """The sample sites of a trace with their log probabilities, without the subsampling sites of plates."""
     trace = poutine.util.prune_subsample_sites(trace)
     trace.compute_log_prob()
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
@@ -36,7 +37,7 @@ def _latents(sites: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _by_episode(sites: Mapping[str, Any], num_episodes: int, caller: str) -> Tensor:
-    """The log joint of each draw and episode, (n, B)."""
+    """The log joint density (n, B) of each draw and episode: the sum over sites and patterns."""
     for name, site in sites.items():
         if tuple(site["log_prob"].shape[-2:-1]) != (num_episodes,):
             raise ValueError(
@@ -50,13 +51,14 @@ def _by_episode(sites: Mapping[str, Any], num_episodes: int, caller: str) -> Ten
 def guide_draws(
     machine: KanervaMachine, patterns: Tensor, num_samples: int, caller: str, known: dict[str, Tensor] | None = None
 ) -> Iterator[GuideDraws]:
-    """Chunks of independent draws from the guide, given the sites in ``known``."""
+    """Chunks of independent draws from the guide, conditioned on the values of the sites in ``known``."""
     num_episodes, num_patterns = patterns.shape[:2]
     slots, size = machine.num_slots, machine.code_size
     largest = max(patterns.numel(), num_episodes * slots * size, num_episodes * num_patterns * (slots + size))
     chunk = max(1, _ENTRIES // largest)
     guide, model = (poutine.condition(program, data=known or {}) for program in (machine.guide, machine.model))
     for start in range(0, num_samples, chunk):
+        # The draws are a dimension to the left of the plates of episodes (-2) and patterns (-1).
         with pyro.plate("particles", min(chunk, num_samples - start), dim=-3):
             guide_trace = poutine.trace(guide).get_trace(patterns)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(patterns)

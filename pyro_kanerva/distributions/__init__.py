@@ -1,4 +1,4 @@
-"""Distributions that neither Pyro nor torch has."""
+"""Distributions that Pyro and torch do not provide."""
 
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
 from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic

@@ -1,11 +1,11 @@
-"""Kullback-Leibler divergence, in closed form or estimated."""
+"""Kullback-Leibler divergences."""
 
 import torch
 from torch import Tensor
 
 
 def divergence(q: torch.distributions.Distribution, p: torch.distributions.Distribution, value: Tensor) -> Tensor:
-    """KL(q || p) in nats: in closed form where Pyro knows it, else estimated from ``value`` ~ q."""
+    """KL(q || p) in nats: the registered closed form, or an estimate from ``value`` ~ q if there is none."""
     try:
         return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:

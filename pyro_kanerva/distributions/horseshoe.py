@@ -1,4 +1,4 @@
-"""A sparse density in closed form."""
+"""The horseshoe-like distribution."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.nn.functional import softplus
 
 
 class HorseshoeLike(dist.TorchDistribution):
-    r"""A sparse density in closed form: infinitely high at zero, with the tails of a Cauchy distribution.
+    """A sparse density in closed form: infinite at zero, with the tails of a Cauchy distribution.
 
     ::
 
         p(x) = log(1 + scale^2 / x^2) / (2 pi scale),      x = scale * u * c,  u ~ Uniform(0, 1),  c ~ Cauchy(0, 1)
 
-    :param scale: positive, shape of the batch.
+    Mean and variance do not exist. To stay finite, ``log_prob(0)`` is the value at the square root of the smallest
+    normal number. Source: Bhadra, Datta, Polson and Willard 2019, "The Horseshoe-Like Regularization for Feature Subset
+    Selection" (arXiv 1702.07400).
 
-    It has no mean and no variance. Its density at exactly zero is that at the root of the smallest normal number,
-    so that log densities stay finite. Source: Bhadra, Datta, Polson and Willard 2019, "The Horseshoe-Like
-    Regularization for Feature Subset Selection" (arXiv 1702.07400).
+    :param scale: positive, shape of the batch.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"scale": constraints.positive}
@@ -41,10 +41,9 @@ class HorseshoeLike(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Reparameterized samples."""
-        uniform = torch.rand(
-            (2, *self._extended_shape(torch.Size(sample_shape))), dtype=self.scale.dtype, device=self.scale.device
-        )
-        return self.scale * uniform[0] * torch.tan(math.pi * (uniform[1] - 0.5))
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u, v = torch.rand((2, *shape), dtype=self.scale.dtype, device=self.scale.device)
+        return self.scale * u * torch.tan(math.pi * (v - 0.5))  # tan of a uniform angle is Cauchy
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats."""
@@ -52,4 +51,5 @@ class HorseshoeLike(dist.TorchDistribution):
             self._validate_sample(value)
         smallest = torch.finfo(value.dtype).tiny ** 0.5
         log_squared = 2 * (value / self.scale).abs().clamp(min=smallest).log()
+        # log(1 + scale^2 / x^2) = softplus(-log(x^2 / scale^2))
         return softplus(-log_squared, threshold=40).log() - (2 * math.pi * self.scale).log()

@@ -13,9 +13,9 @@ from torch.nn.functional import logsigmoid
 
 
 class AdditiveLogistic(dist.transforms.Transform):
-    r"""``u`` (K - 1) in R to weights ``w = softmax([u, 0])`` (K) on the simplex, and back.
+    """From ``u`` (..., K - 1) in R to weights ``w = softmax([u, 0])`` (..., K) on the simplex.
 
-    The density on the simplex is one of the first K - 1 weights, ``log |dw / du| = sum_k log w_k``.
+    Densities on the simplex are with respect to the first K - 1 weights: ``log |dw / du| = sum_k log w_k``.
     """
 
     domain = constraints.real_vector
@@ -32,7 +32,7 @@ class AdditiveLogistic(dist.transforms.Transform):
         return torch.cat([x, torch.zeros_like(x[..., :1])], -1).softmax(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        logits = y.clamp(min=torch.finfo(y.dtype).tiny).log()
+        logits = y.clamp(min=torch.finfo(y.dtype).tiny).log()  # finite also for a weight that underflowed to 0
         return logits[..., :-1] - logits[..., -1:]
 
     def jacobian(self, x: Tensor) -> Tensor:
@@ -54,20 +54,18 @@ class AdditiveLogistic(dist.transforms.Transform):
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
-    r"""Levels ``0, 1/(n-1), ..., 1`` with the probabilities that a logistic distribution gives to their bins.
+    """A logistic distribution in bins around the levels ``0, 1/(n-1), ..., 1``.
 
     ::
 
         P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),      h = 1 / (2 (n - 1))
 
-    where the first and last bin reach to infinity.
+    The first bin starts at minus infinity and the last ends at infinity. Source: Kingma et al. 2016, "Improving
+    Variational Inference with Inverse Autoregressive Flow" (arXiv 1606.04934), appendix.
 
     :param loc: shape of the batch.
     :param scale: positive; broadcast with ``loc``.
     :param num_levels: n.
-
-    Source: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow"
-    (arXiv 1606.04934), appendix.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
@@ -81,13 +79,8 @@ class DiscretizedLogistic(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> DiscretizedLogistic:
         """The same distribution with more dimensions on the left."""
         shape = torch.Size(batch_shape)
-        return DiscretizedLogistic(
-            self.loc.expand(shape), self.scale.expand(shape), self.num_levels, validate_args=False
-        )
-
-    @property
-    def _half(self) -> float:
-        return 0.5 / (self.num_levels - 1)
+        loc, scale = self.loc.expand(shape), self.scale.expand(shape)
+        return DiscretizedLogistic(loc, scale, self.num_levels, validate_args=False)
 
     def _level(self, value: Tensor) -> Tensor:
         """The level nearest to ``value``."""
@@ -95,34 +88,36 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return (value.clamp(0, 1) * top).round() / top
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
-        """Levels."""
+        """Samples, rounded to levels."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             return self._level(self.loc + self.scale * torch.logit(uniform, eps=torch.finfo(self.loc.dtype).tiny))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability in nats of values that are levels."""
+        """Log probability in nats; values must be levels."""
         if self._validate_args:
             self._validate_sample(value)
-        upper, lower = ((value + sign * self._half - self.loc) / self.scale for sign in (1, -1))
+        half = 0.5 / (self.num_levels - 1)  # h
+        upper, lower = ((value + sign * half - self.loc) / self.scale for sign in (1, -1))
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which does not cancel in the tails
         inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
-        outer = torch.where(value < self._half, logsigmoid(upper), logsigmoid(-lower))
-        return torch.where((value < self._half) | (value > 1 - self._half), outer, inside)
+        outer = torch.where(value < half, logsigmoid(upper), logsigmoid(-lower))
+        return torch.where((value < half) | (value > 1 - half), outer, inside)
 
     @property
     def mean(self) -> Tensor:
-        """The sum of ``P(x >= level)`` over the levels above the first, over n - 1."""
+        """The mean, ``sum_i P(x >= i / (n - 1)) / (n - 1)`` over i = 1 ... n - 1."""
         top = self.num_levels - 1
         bounds = (torch.arange(1, top + 1, dtype=self.loc.dtype, device=self.loc.device) - 0.5) / top
         total = torch.zeros_like(self.loc)
-        for bound in bounds:  # one after the other: all at once would be n times the memory
+        for bound in bounds:  # a loop, because all bounds at once take n times the memory
             total = total + ((self.loc - bound) / self.scale).sigmoid()
         return total / top
 
     @property
     def mode(self) -> Tensor:
-        """The most probable level: that nearest to ``loc``, or an end that holds a whole tail."""
+        """The most probable level: the one nearest to ``loc``, or 0 or 1, whose bins contain a tail."""
         candidates = torch.stack([self._level(self.loc), torch.zeros_like(self.loc), torch.ones_like(self.loc)])
         best = self.log_prob(candidates).argmax(0, keepdim=True)
         return candidates.gather(0, best).squeeze(0)

@@ -15,30 +15,28 @@ from torch.distributions.kl import register_kl
 from pyro_kanerva._precision import full_precision
 
 
-def _log_diagonal(factor: Tensor) -> Tensor:
+def _log_determinant_of_factor(factor: Tensor) -> Tensor:
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 class MatrixNormal(TorchDistribution):
-    r"""A Gaussian over K x C matrices with a row and an optional column covariance.
+    """A Gaussian over K x C matrices with a row and an optional column covariance.
 
     ::
 
         X = loc + scale_tril_row @ Z @ scale_tril_column.T,    Z[k, c] ~ Normal(0, 1)
 
-    so that ``Cov(X[i, c], X[j, d]) = row_covariance[i, j] * column_covariance[c, d]``. The memory of
-    a Kanerva machine has independent columns with one shared row covariance: ``MN(R, U, I)``.
+    so that ``Cov(X[i, c], X[j, d]) = row_covariance[i, j] * column_covariance[c, d]``. The memory of a Kanerva machine
+    has independent columns with one shared row covariance: ``MN(R, U, I)``. Log densities, entropies and KL divergences
+    are in nats. Source: Wu et al. 2018 (arXiv 1811.09556), section 2; Gupta and Nagar, "Matrix Variate Distributions"
+    (1999), chapter 2.
 
     :param loc: mean, shape ``(..., K, C)``.
-    :param scale_tril_row: lower Cholesky factor of the row *covariance*, shape ``(..., K, K)``. It is
-        never copied to the batch of ``loc``.
-    :param scale_tril_column: lower Cholesky factor of the column *covariance*, shape ``(..., C, C)``;
-        ``None`` stands for independent columns of unit scale and is the fast path.
-    :raises ValueError: if the shapes do not fit together, or a factor is not lower triangular with a
-        positive diagonal.
-
-    Log densities, entropies and Kullback-Leibler divergences are in nats. Source: Wu et al. 2018
-    (arXiv 1811.09556), section 2; Gupta and Nagar, "Matrix Variate Distributions" (1999), chapter 2.
+    :param scale_tril_row: lower Cholesky factor of the row *covariance*, shape ``(..., K, K)``. It is never copied to
+        the batch of ``loc``.
+    :param scale_tril_column: lower Cholesky factor of the column *covariance*, shape ``(..., C, C)``; ``None`` means
+        independent columns of unit scale and is faster.
+    :raises ValueError: if the shapes do not fit together, or a factor is not lower triangular with a positive diagonal.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -75,7 +73,7 @@ class MatrixNormal(TorchDistribution):
                     f"MatrixNormal: {name} of shape {tuple(factor.shape)} does not broadcast with loc of "
                     f"shape {tuple(loc.shape)}. Give both the same batch dimensions."
                 ) from None
-        self.loc = loc.expand(batch_shape + loc.shape[-2:])
+        self.loc = loc.expand(batch_shape + loc.shape[-2:])  # a view; the factors keep their own batch
         self.scale_tril_row = scale_tril_row
         self.scale_tril_column = scale_tril_column
         super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)
@@ -86,7 +84,7 @@ class MatrixNormal(TorchDistribution):
             )
 
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: MatrixNormal | None = None) -> MatrixNormal:
-        """The same distribution with more batch dimensions; only ``loc`` is expanded, as a view."""
+        """The same distribution with more batch dimensions; expands only ``loc``, as a view."""
         new = self._get_checked_instance(MatrixNormal, _instance)  # type: ignore[no-untyped-call]
         batch_shape = torch.Size(batch_shape)
         new.loc = self.loc.expand(batch_shape + self.event_shape)
@@ -97,15 +95,13 @@ class MatrixNormal(TorchDistribution):
         return new
 
     def unsqueeze(self, dim: int) -> MatrixNormal:
-        """The same distribution with a batch dimension of size 1 inserted at negative position ``dim``."""
-        return MatrixNormal(
-            self.loc.unsqueeze(dim - 2),
-            self.scale_tril_row.expand(self.batch_shape + self.scale_tril_row.shape[-2:]).unsqueeze(dim - 2),
-            None
-            if self.scale_tril_column is None
-            else self.scale_tril_column.expand(self.batch_shape + self.scale_tril_column.shape[-2:]).unsqueeze(dim - 2),
-            validate_args=False,
-        )
+        """The same distribution with a batch dimension of size 1 inserted at the negative position ``dim``."""
+
+        def insert(factor: Tensor) -> Tensor:
+            return factor.expand(self.batch_shape + factor.shape[-2:]).unsqueeze(dim - 2)
+
+        column = None if self.scale_tril_column is None else insert(self.scale_tril_column)
+        return MatrixNormal(insert(self.loc), insert(self.scale_tril_row), column, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -134,8 +130,9 @@ class MatrixNormal(TorchDistribution):
         return self.scale_tril_column
 
     @property
+    @full_precision
     def column_covariance(self) -> Tensor:
-        """Column covariance, shape ``(..., C, C)``; the identity where no column factor was given."""
+        """Column covariance, shape ``(..., C, C)``; the identity if ``scale_tril_column`` is None."""
         return self._column_factor() @ self._column_factor().mT
 
     @property
@@ -150,20 +147,20 @@ class MatrixNormal(TorchDistribution):
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Reparameterized samples, shape ``sample_shape + (..., K, C)``."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        noise = self.scale_tril_row @ noise
+        noise = self.scale_tril_row @ torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         if self.scale_tril_column is not None:
             noise = noise @ self.scale_tril_column.mT
         return self.loc + noise
 
     def _log_determinant(self) -> Tensor:
         """Half the log determinant of the K C x K C covariance."""
-        result = self.event_shape[1] * _log_diagonal(self.scale_tril_row)
+        result = self.event_shape[1] * _log_determinant_of_factor(self.scale_tril_row)
         if self.scale_tril_column is not None:
-            result = result + self.event_shape[0] * _log_diagonal(self.scale_tril_column)
+            result = result + self.event_shape[0] * _log_determinant_of_factor(self.scale_tril_column)
         return result
 
     def _whiten(self, difference: Tensor) -> Tensor:
+        """``L_row^-1 difference L_column^-T``, which is standard normal for ``difference = X - loc``."""
         white = torch.linalg.solve_triangular(self.scale_tril_row, difference, upper=False)
         if self.scale_tril_column is not None:
             white = torch.linalg.solve_triangular(self.scale_tril_column, white.mT, upper=False).mT
@@ -175,7 +172,7 @@ class MatrixNormal(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         squared = self._whiten(value - self.loc).square().sum((-2, -1))
-        size = self.event_shape.numel()
+        size = self.event_shape.numel()  # K C
         return -0.5 * (squared + size * math.log(2 * math.pi)) - self._log_determinant()
 
     def entropy(self) -> Tensor:
@@ -187,9 +184,10 @@ class MatrixNormal(TorchDistribution):
 @register_kl(MatrixNormal, MatrixNormal)  # type: ignore[untyped-decorator]
 @full_precision
 def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
-    r"""KL(q || p) in nats, shape of the joint batch.
+    """KL(q || p) in nats, shape of the joint batch.
 
-    With identity columns ``1/2 [C tr(U0^-1 U) + tr((R - R0)^T U0^-1 (R - R0)) - K C + C (log|U0| - log|U|)]``.
+    For q = MN(R, U, I) and p = MN(R0, U0, I):
+    ``1/2 [C tr(U0^-1 U) + tr((R - R0)^T U0^-1 (R - R0)) - K C + C (log|U0| - log|U|)]``.
     """
     if q.event_shape != p.event_shape:
         raise ValueError(
@@ -197,12 +195,12 @@ def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
             "expected equal shapes (K, C)."
         )
     if q.scale_tril_column is None and p.scale_tril_column is None:
-        # p is often one for all of q's batch: invert its factor once and multiply, instead of solving twice
+        # q's batch often shares one p: inverting its factor once is faster than solving for every batch element.
         identity = torch.eye(q.event_shape[0], dtype=q.loc.dtype, device=q.loc.device)
         inverse = torch.linalg.solve_triangular(p.scale_tril_row, identity, upper=False)
         inverse = inverse.expand(*q.loc.shape[:-2], *identity.shape) if inverse.dim() == 2 else inverse
-        trace = (inverse @ q.scale_tril_row).square().sum((-2, -1)) * q.event_shape[1]
-        squared = (inverse @ (q.loc - p.loc)).square().sum((-2, -1))
+        trace = (inverse @ q.scale_tril_row).square().sum((-2, -1)) * q.event_shape[1]  # C tr(U0^-1 U)
+        squared = (inverse @ (q.loc - p.loc)).square().sum((-2, -1))  # tr((R - R0)^T U0^-1 (R - R0))
     else:
         trace = torch.linalg.solve_triangular(p.scale_tril_row, q.scale_tril_row, upper=False).square().sum((-2, -1))
         columns = torch.linalg.solve_triangular(p._column_factor(), q._column_factor(), upper=False)

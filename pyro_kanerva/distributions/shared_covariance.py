@@ -15,10 +15,10 @@ from pyro_kanerva._precision import full_precision
 
 
 class SharedCovarianceNormal(dist.MultivariateNormal):
-    """T Gaussians with one covariance: a ``MultivariateNormal`` that never copies its factor T times.
+    """A ``MultivariateNormal`` of T Gaussians that share one covariance, whose factor is never copied T times.
 
-    :param loc: shape ``(..., T, K)``.
-    :param scale_tril: the lower Cholesky factor of the covariance, shape ``(..., K, K)``.
+    :param loc: mean, shape ``(..., T, K)``.
+    :param scale_tril: lower Cholesky factor of the covariance, shape ``(..., K, K)``.
     """
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
@@ -53,13 +53,13 @@ class SharedCovarianceNormal(dist.MultivariateNormal):
 @register_kl(SharedCovarianceNormal, torch.distributions.MultivariateNormal)  # type: ignore[untyped-decorator]
 @full_precision
 def kl_shared_covariance(q: SharedCovarianceNormal, p: torch.distributions.MultivariateNormal) -> Tensor:
-    """KL(q || p) in nats, (..., T), for a p that is one Gaussian (K,)."""
+    """KL(q || p) in nats, (..., T); faster if p has no batch."""
     if p.batch_shape:
         plain = dist.MultivariateNormal(q.loc, scale_tril=q.shared_scale_tril.unsqueeze(-3), validate_args=False)
         return torch.distributions.kl_divergence(plain, p)
     identity = torch.eye(p.event_shape[0], dtype=p.loc.dtype, device=p.loc.device)
     inverse = torch.linalg.solve_triangular(p.scale_tril, identity, upper=False)
-    factor = inverse @ q.shared_scale_tril  # that of q where p is standard normal
-    trace = factor.square().sum((-2, -1)) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    factor = inverse @ q.shared_scale_tril  # in coordinates in which p is standard normal
+    trace = factor.square().sum((-2, -1)) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # and -log|U0^-1 U|
     squared = ((q.loc - p.loc) @ inverse.mT).square().sum(-1)
     return 0.5 * (squared + (trace - factor.shape[-1]).unsqueeze(-1))

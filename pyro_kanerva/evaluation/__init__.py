@@ -1,7 +1,7 @@
 """Evaluation on held-out data: the bound, recall, capacity, basins of attraction, recognition.
 
-Batches are any iterable of patterns (B, T) + E, for example an :class:`~pyro_kanerva.Episodes`; one pass is made
-through them. Intervals are over episodes.
+``batches`` is any iterable of patterns (B, T) + E, for example :class:`~pyro_kanerva.Episodes`; every function iterates
+once. Confidence intervals are over episodes.
 """
 
 from pyro_kanerva.evaluation.baselines import autoencoder, evaluate_baselines, hopfield, nearest_pattern
@@ -12,23 +12,7 @@ from pyro_kanerva.evaluation.recall import RecallError, entry_error, evaluate_co
 from pyro_kanerva.evaluation.recognition import ROC, evaluate_recognition, familiarity, roc
 
 __all__ = [
-    "ROC",
-    "Curve",
-    "RecallError",
-    "autoencoder",
-    "entry_error",
-    "evaluate_baselines",
-    "evaluate_basins",
-    "evaluate_bound",
-    "evaluate_capacity",
-    "evaluate_completion",
-    "evaluate_recall",
-    "evaluate_recognition",
-    "familiarity",
-    "hopfield",
-    "interval",
-    "join",
-    "nearest_pattern",
-    "recall_error",
-    "roc",
-]
+    "ROC", "Curve", "RecallError", "autoencoder", "entry_error", "evaluate_baselines", "evaluate_basins",
+    "evaluate_bound", "evaluate_capacity", "evaluate_completion", "evaluate_recall", "evaluate_recognition",
+    "familiarity", "hopfield", "interval", "join", "nearest_pattern", "recall_error", "roc",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from pyro_kanerva.model import Bound
 
 
 def evaluate_bound(machine: KanervaMachine, batches: Iterable[Tensor], num_particles: int = 1) -> Bound:
-    """The terms of the bound of every episode, (number of episodes,), nats per pattern.
+    """The terms of the bound of every episode, each (number of episodes,), in nats per pattern.
 
     :param num_particles: samples of M and w per episode.
     :raises ValueError: if there are no batches, or the patterns do not fit the machine.

@@ -1,4 +1,4 @@
-"""Recall by the number of stored patterns, and by the distance of a cue from its pattern."""
+"""Recall as a function of the number of stored patterns, and of the damage of a cue."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,13 +22,13 @@ def evaluate_capacity(
     num_episodes: int = 4,
     seed: int = 0,
 ) -> dict[str, Curve]:
-    """Recall and bound by the number T of patterns in one memory, also beyond what was trained.
+    """Recall and bound as functions of the number T of patterns in one memory.
 
     :param images: as for :class:`Episodes`.
-    :param lengths: the T, none above the number of images.
-    :param num_episodes: of each length, fewer where the images do not suffice.
-    :return: curves of the error after 10 steps, "recall", and of the negative bound and negative conditional
-        bound in nats per pattern.
+    :param lengths: values of T, at most the number of images. T may exceed the length of the training episodes.
+    :param num_episodes: the number of episodes per T, at most as many as the images fill.
+    :return: the curves "recall", the error after 10 steps, and "negative bound" and "negative conditional bound", in
+        nats per pattern.
     """
     points: dict[str, list[Curve]] = {"recall": [], "negative bound": [], "negative conditional bound": []}
     for length in lengths:
@@ -38,11 +38,10 @@ def evaluate_capacity(
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             bound = machine.bound(patterns)
-        for values, at in zip(
-            (error.errors[:, -1], -bound.bound, -bound.conditional_bound), points.values(), strict=True
-        ):
-            at.append(interval([length], values.unsqueeze(-1)))
-    return {name: join(at) for name, at in points.items()}
+        results = (error.errors[:, -1], -bound.bound, -bound.conditional_bound)  # each (episodes,)
+        for curve, values in zip(points.values(), results, strict=True):
+            curve.append(interval([length], values.unsqueeze(-1)))
+    return {name: join(curve) for name, curve in points.items()}
 
 
 def evaluate_basins(
@@ -54,20 +53,20 @@ def evaluate_basins(
     threshold: float = 0.02,
     seed: int = 0,
 ) -> Curve:
-    """The share of cues that reach the stored pattern, by the share of entries that were flipped.
+    """The share of queries that recall the stored pattern, as a function of the flip probability of their cues.
 
-    :param levels: probabilities of a flip.
-    :param with_channel: whether the query has the channel of the flips, or none.
-    :param threshold: the largest share of wrong entries of a pattern that counts as reached.
+    :param levels: flip probabilities.
+    :param with_channel: True if the query uses the channel ``Flip(level)``, False if it uses none.
+    :param threshold: a query has recalled its pattern if its share of wrong entries is below this.
     """
     batches = [machine.with_episodes(patterns, "evaluate_basins()") for patterns in batches]
-    reached = []
+    shares = []  # for each level: the share of each episode
     for level in levels:
-        channel, shares = Flip(level), []
-        for number, patterns in enumerate(batches):
-            cues = channel(patterns, cue_generator(patterns, seed, number))
+        channel, share = Flip(level), []
+        for index, patterns in enumerate(batches):
+            cues = channel(patterns, cue_generator(patterns, seed, index))
             recalled = machine.write(patterns).query(cues, channel=channel if with_channel else None).patterns[-1]
             wrong = (recalled != patterns).double().flatten(2).mean(-1)  # (B, Q)
-            shares.append((wrong < threshold).double().mean(-1))
-        reached.append(torch.cat(shares))
-    return interval(levels, torch.stack(reached, -1))
+            share.append((wrong < threshold).double().mean(-1))
+        shares.append(torch.cat(share))
+    return interval(levels, torch.stack(shares, -1))

@@ -1,4 +1,4 @@
-"""Recall error on held-out data: from damaged cues, and from cues with hidden entries."""
+"""Recall error on held-out data, for damaged cues and for cues with hidden entries."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from pyro_kanerva.retrieval import Retrieval
 
 
 class RecallError(NamedTuple):
-    """How wrong recalled patterns are.
+    """The errors of recalled patterns.
 
-    ``errors`` (episodes, S + 1): the share of wrong entries, of the cues first and then after each step;
-    ``never_rose``: the share of queries whose energy fell or stayed in every step; ``num_steps``
-    (episodes,): steps after which a query no longer changed its pattern, S where it always did.
+    ``errors`` (episodes, S + 1): the share of wrong entries in the cues and after each of S steps; ``never_rose``: the
+    share of queries whose energy rose in no step; ``num_steps`` (episodes,): the step at which a query changed its
+    pattern for the last time, mean over queries.
     """
 
     errors: Tensor
@@ -42,15 +42,15 @@ class RecallError(NamedTuple):
 
 
 def entry_error(recalled: Tensor, patterns: Tensor) -> Tensor:
-    """The share of wrong entries of each episode, (..., B), of recalled and stored patterns (..., B, Q) + E."""
+    """The share of wrong entries of each episode, (..., B), for ``recalled`` (..., B, Q) + E."""
     wrong = (recalled != patterns).double()
-    return wrong.flatten(wrong.dim() - patterns.dim() + 1).mean(-1)
+    return wrong.flatten(wrong.dim() - patterns.dim() + 1).mean(-1)  # over Q and E
 
 
 def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
-    """How far a query was from the ``patterns`` (B, Q) + E that its cues came from.
+    """The errors of a query whose cues are damaged copies of ``patterns`` (B, Q) + E.
 
-    :raises ValueError: if the patterns are not as many, or of another shape.
+    :raises ValueError: if the shape of ``patterns`` is not that of the cues.
     """
     if patterns.shape != retrieval.patterns.shape[1:]:
         raise ValueError(
@@ -58,9 +58,9 @@ def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
             f"{tuple(retrieval.patterns.shape[1:])}."
         )
     never_rose = (retrieval.energy.diff(dim=0) <= 0).all(0).double().mean().item()
-    moved = (retrieval.patterns[1:] != retrieval.patterns[:-1]).flatten(3).any(-1)  # (S, B, Q)
-    numbers = torch.arange(1, len(moved) + 1, device=moved.device).view(-1, 1, 1)
-    last = (moved * numbers).amax(0) if len(moved) else moved.new_zeros(moved.shape[1:])
+    changed = (retrieval.patterns[1:] != retrieval.patterns[:-1]).flatten(3).any(-1)  # (S, B, Q)
+    steps = torch.arange(1, len(changed) + 1, device=changed.device).view(-1, 1, 1)
+    last = (changed * steps).amax(0) if len(changed) else changed.new_zeros(changed.shape[1:])
     return RecallError(entry_error(retrieval.patterns, patterns).mT, never_rose, last.double().mean(-1))
 
 
@@ -73,16 +73,16 @@ def evaluate_recall(
     num_steps: int = 10,
     seed: int = 0,
 ) -> RecallError:
-    """Write each episode, damage its patterns, and query them.
+    """Write each episode, and query it with damaged copies of its patterns.
 
-    :param damage: the channel that makes the cues, seeded by ``seed``.
+    :param damage: makes the cues, with random numbers from ``seed``.
     :param channel: the channel of the query; ``None`` for the paper's dynamics.
     :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
     parts = []
-    for number, patterns in enumerate(batches):
+    for index, patterns in enumerate(batches):
         patterns = machine.with_episodes(patterns, "evaluate_recall()")
-        cues = damage(patterns, cue_generator(patterns, seed, number))
+        cues = damage(patterns, cue_generator(patterns, seed, index))
         parts.append(recall_error(patterns, machine.write(patterns).query(cues, num_steps=num_steps, channel=channel)))
     if not parts:
         raise ValueError("evaluate_recall(): batches is empty; expected at least one batch of patterns.")
@@ -94,24 +94,25 @@ def evaluate_recall(
 def evaluate_completion(
     machine: KanervaMachine, batches: Iterable[Tensor], occlusion: Channel, hidden: Tensor, *, num_samples: int = 40
 ) -> dict[str, float]:
-    """Errors on ``hidden`` entries (bool, of shape E) of patterns whose other entries are known.
+    """Errors on ``hidden`` entries (bool, of shape E) of patterns whose other entries are visible.
 
-    "blank": of an image without ink; "query": of :meth:`Memory.query`; "mean of the chain": of the posterior mean by
-    :meth:`Memory.sample`, with a memory drawn in every sweep.
+    The keys are "blank", all hidden entries 0; "query", :meth:`Memory.query`; and "mean of the chain", the posterior
+    mean from :meth:`Memory.sample`, which draws a new memory in every sweep.
 
-    :param occlusion: the :class:`Occlusion` that hides those entries.
+    :param occlusion: the :class:`Occlusion` that hides these entries.
     """
     errors: dict[str, list[Tensor]] = {"blank": [], "query": [], "mean of the chain": []}
     for patterns in batches:
         patterns = machine.with_episodes(patterns, "evaluate_completion()")
         memory, cues = machine.write(patterns), torch.where(hidden, 0.0, patterns)
         draws = memory.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
-        recalled = (cues, memory.query(cues, channel=occlusion).patterns[-1], (draws.mean(0) > 0.5).to(cues.dtype))
+        mean = (draws.mean(0) > 0.5).to(cues.dtype)  # rounded to ink or no ink
+        recalled = (cues, memory.query(cues, channel=occlusion).patterns[-1], mean)
         for values, pattern in zip(errors.values(), recalled, strict=True):
             values.append((pattern != patterns)[..., hidden.expand(patterns.shape[2:])].double().mean((1, 2)))
     return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
 
-def cue_generator(patterns: Tensor, seed: int, number: int) -> torch.Generator:
-    """The random numbers for the cues of batch ``number``."""
-    return torch.Generator(patterns.device).manual_seed(derive_seed(seed, number))
+def cue_generator(patterns: Tensor, seed: int, index: int) -> torch.Generator:
+    """The random generator for the cues of batch ``index``."""
+    return torch.Generator(patterns.device).manual_seed(derive_seed(seed, index))

@@ -1,4 +1,4 @@
-"""Recognition: is a pattern stored?"""
+"""Recognition: scores that tell stored patterns from other ones."""
 
 import itertools
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from pyro_kanerva.readers import ExactReader
 
 
 class ROC(NamedTuple):
-    """A receiver operating characteristic and the area under it; thresholds fall along the two rates."""
+    """A receiver operating characteristic, for falling thresholds, and the area under it."""
 
     false_positive_rate: list[float]
     true_positive_rate: list[float]
@@ -28,10 +28,10 @@ class ROC(NamedTuple):
 def evaluate_recognition(
     machine: KanervaMachine, batches: Iterable[Tensor], *, num_samples: int = 64, seed: int = 0
 ) -> dict[str, ROC]:
-    """Write the first half of each episode; tell its patterns from those of the second half.
+    """Write the first half of each episode, and recognize its patterns among those of both halves.
 
-    Three scores: "evidence", :meth:`Memory.log_evidence`; "evidence ratio", less that of a memory that
-    holds nothing; and "familiarity", :func:`familiarity`.
+    The scores are "evidence", :meth:`Memory.log_evidence`; "evidence ratio", the same minus the log evidence under the
+    prior memory; and "familiarity", :func:`familiarity`.
 
     :raises ValueError: if there are no batches, or the number of patterns in an episode is odd.
     """
@@ -47,10 +47,10 @@ def evaluate_recognition(
                 )
             stored, other = patterns.chunk(2, 1)
             memory, empty = machine.write(stored), machine.prior_memory(len(patterns))
-            evidence = [memory.log_evidence(half, num_samples=num_samples) for half in (stored, other)]
+            log_evidence = [memory.log_evidence(half, num_samples=num_samples) for half in (stored, other)]
             base = [empty.log_evidence(half, num_samples=num_samples) for half in (stored, other)]
-            scores["evidence"].append((evidence[0], evidence[1]))
-            scores["evidence ratio"].append((evidence[0] - base[0], evidence[1] - base[1]))
+            scores["evidence"].append((log_evidence[0], log_evidence[1]))
+            scores["evidence ratio"].append((log_evidence[0] - base[0], log_evidence[1] - base[1]))
             scores["familiarity"].append((familiarity(memory, stored), familiarity(memory, other)))
     if not scores["evidence"]:
         raise ValueError("evaluate_recognition(): batches is empty; expected at least one batch of patterns.")
@@ -59,16 +59,15 @@ def evaluate_recognition(
 
 @torch.no_grad()
 def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
-    r"""How much more likely the codes of ``patterns`` (B, Q) + E are in this memory than in an empty one.
+    """The log Bayes factor in nats, (B, Q), for the codes z of ``patterns`` (B, Q) + E being stored in this memory.
 
     ::
 
         log p(z | memory) - log p(z | prior),    p(z | q(M)) = Normal(z; R^T w, s^2 I) p(w) / q(w | z)
 
-    in nats, (B, Q): the logarithm of the Bayes factor for "stored", above 0 where stored is the better
-    explanation. The linear-Gaussian surrogate of the guide makes it closed form, at the point address w of
-    q(w | z), with ``s^2 = sigma^2 + w^T U w`` for an uncertain memory; one-hot addresses are summed out. With other
-    address priors than Gaussian or one-hot ones it is an approximation, by the machine's reader.
+    Above 0, "stored" is the better explanation. In the linear-Gaussian surrogate with a known M the formula is exact at
+    any address w. The function uses the point address of q(w | z), and ``s^2 = sigma^2 + w^T U w`` for the uncertainty
+    of M. It sums out one-hot addresses. For other address priors q(w | z) is the approximation of the machine's reader.
 
     :raises ValueError: if the patterns do not fit the memory.
     """
@@ -80,13 +79,14 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
 
 
 def _code_log_evidence(parts: Parts, posterior: MatrixNormal, codes: Tensor) -> Tensor:
-    """log p(z | q(M)), (B, Q), of codes (B, Q, C), at the address that the exact reader gives."""
+    """log p(z | q(M)), (B, Q), of codes (B, Q, C)."""
     prior = as_distribution(parts.address_prior)
     if exact_gaussian_or_none(prior) is None:
         reader = parts.read_codes(codes, posterior.loc)
     else:
         reader = ExactReader()(codes, posterior.loc, prior, parts.code_scale)
     discrete = reader.has_enumerate_support
+    # All one-hot addresses (K, ..., K), or the point address (B, Q, K).
     address = reader.enumerate_support(expand=False) if discrete else point_address(reader)
     variance = (address @ posterior.scale_tril_row).square().sum(-1)  # w^T U w
     scale = (parts.code_scale**2 + variance).sqrt().unsqueeze(-1)
@@ -96,18 +96,19 @@ def _code_log_evidence(parts: Parts, posterior: MatrixNormal, codes: Tensor) -> 
 
 
 def roc(stored: Tensor, unstored: Tensor) -> ROC:
-    """The characteristic of scores that should be high for what is stored.
+    """The characteristic of scores that should be higher for stored than for unstored patterns.
 
-    :raises ValueError: if one of them is empty or NaN.
+    :raises ValueError: if scores are empty or NaN.
     """
     stored, unstored = stored.flatten().double(), unstored.flatten().double()
     if 0 in (len(stored), len(unstored)) or bool(torch.cat((stored, unstored)).isnan().any()):
         raise ValueError("roc(): scores are empty or NaN; expected numbers of stored and of unstored patterns.")
     thresholds = torch.cat((stored, unstored)).unique().flip(0)  # falling
-    rates = [
+    rates = [  # the share of scores at or above each threshold, from 0 at an infinite threshold
         torch.cat((scores.new_zeros(1), (scores.unsqueeze(-1) >= thresholds).double().mean(0))).tolist()
         for scores in (unstored, stored)
     ]
     points = list(zip(*rates, strict=True))
+    # trapezoid rule
     auc = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
     return ROC(rates[0], rates[1], auc)

@@ -10,12 +10,6 @@ from pyro_kanerva.likelihoods.families import (
 from pyro_kanerva.likelihoods.point_estimates import expected_and_mode, joint_mode, mean_and_mode
 
 __all__ = [
-    "BernoulliLikelihood",
-    "CategoricalLikelihood",
-    "DiscretizedLogisticLikelihood",
-    "Likelihood",
-    "NormalLikelihood",
-    "expected_and_mode",
-    "joint_mode",
-    "mean_and_mode",
-]
+    "BernoulliLikelihood", "CategoricalLikelihood", "DiscretizedLogisticLikelihood", "Likelihood", "NormalLikelihood",
+    "expected_and_mode", "joint_mode", "mean_and_mode",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The families of likelihoods; each checks its own patterns."""
+"""The likelihoods of binary, real, grey and categorical patterns."""
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +13,7 @@ class BernoulliLikelihood(nn.Module):
 
     def forward(self, output: Tensor) -> dist.Bernoulli:
         """``Bernoulli`` with the shape of ``output``."""
-        return dist.Bernoulli(logits=output, validate_args=False)
+        return dist.Bernoulli(logits=output, validate_args=False)  # check_patterns() checks values, once per call
 
     def check_patterns(self, patterns: Tensor, label: str) -> None:
         """:raises ValueError: if entries are neither 0 nor 1; ``label`` begins the message."""
@@ -27,9 +27,8 @@ class BernoulliLikelihood(nn.Module):
 class NormalLikelihood(nn.Module):
     """Real patterns: ``x ~ Normal(output, scale)``; the decoder returns means of the pattern's shape.
 
-    :param scale: standard deviations, positive: a number for one of all entries, or a tensor that broadcasts
-        to the pattern's shape E, for one of each entry.
-    :param learned: whether ``scale`` is only where learned ones start, or is kept.
+    :param scale: positive standard deviation: a number for all entries, or a tensor that broadcasts to the shape E.
+    :param learned: True if ``scale`` is the initial value of a parameter, False if it is fixed.
     :raises ValueError: if ``scale`` is not positive.
     """
 
@@ -40,7 +39,7 @@ class NormalLikelihood(nn.Module):
         check_positive("NormalLikelihood", scale=scale)
         start = torch.as_tensor(scale, dtype=torch.get_default_dtype()).detach().clone()
         if learned:
-            self.log_scale = nn.Parameter(start.log())
+            self.log_scale = nn.Parameter(start.log())  # the scale stays positive
         else:
             self.register_buffer("log_scale", start.log())
 
@@ -50,12 +49,12 @@ class NormalLikelihood(nn.Module):
 
 
 class DiscretizedLogisticLikelihood(nn.Module):
-    """Grey levels ``0, 1/(n-1), ..., 1``, such as 8-bit images over 255: a logistic distribution in bins.
+    """Grey levels ``0, 1/(n-1), ..., 1``, such as 8-bit images divided by 255.
 
     ``x ~ DiscretizedLogistic(sigmoid(output), scale)``, see :class:`pyro_kanerva.distributions.DiscretizedLogistic`;
-    the decoder returns an array of the pattern's shape.
+    the decoder returns a tensor of the pattern's shape.
 
-    :param scale: where the learned scale of the logistic distribution starts, as a share of the range.
+    :param scale: initial value of the learned scale of the logistic distribution, for grey levels in [0, 1].
     :param num_levels: n, 256 for 8 bits.
     :raises ValueError: if ``scale`` is not positive, or ``num_levels < 2``.
     """
@@ -72,10 +71,10 @@ class DiscretizedLogisticLikelihood(nn.Module):
         return DiscretizedLogistic(output.sigmoid(), self.log_scale.exp(), self.num_levels, validate_args=False)
 
     def check_patterns(self, patterns: Tensor, label: str) -> None:
-        """:raises ValueError: if entries are no levels; ``label`` begins the message."""
+        """:raises ValueError: if entries are not levels; ``label`` begins the message."""
         top = self.num_levels - 1
         level = patterns * top
-        if bool(((patterns < 0) | (patterns > 1) | ((level - level.round()).abs() > 1e-3)).any()):
+        if bool(((patterns < 0) | (patterns > 1) | ((level - level.round()).abs() > 1e-3)).any()):  # 1e-3: rounding
             raise ValueError(
                 f"{label} have entries other than the levels 0, 1/{top}, ..., 1 of the likelihood. Divide integers "
                 f"from 0 to {top} by {top}."
@@ -83,9 +82,9 @@ class DiscretizedLogisticLikelihood(nn.Module):
 
 
 class CategoricalLikelihood(nn.Module):
-    """Patterns of classes 0 ... num_classes - 1, kept in float tensors: ``x ~ Categorical(softmax(output))``.
+    """Patterns of classes 0 ... num_classes - 1, as float tensors: ``x ~ Categorical(softmax(output))``.
 
-    The decoder returns logits of the pattern's shape and, last, the classes: (N,) + E + (num_classes,).
+    The decoder returns logits of shape (N,) + E + (num_classes,).
 
     :raises ValueError: if ``num_classes < 2``.
     """
@@ -96,9 +95,9 @@ class CategoricalLikelihood(nn.Module):
         self.num_classes = num_classes
 
     def forward(self, output: Tensor) -> dist.Categorical:
-        """``Categorical`` with the shape of ``output`` less its last dimension.
+        """``Categorical`` with the shape of ``output`` without its last dimension.
 
-        :raises ValueError: if that is not ``num_classes`` long.
+        :raises ValueError: if the last dimension does not have the size ``num_classes``.
         """
         if output.shape[-1] != self.num_classes:
             raise ValueError(
@@ -108,7 +107,7 @@ class CategoricalLikelihood(nn.Module):
         return dist.Categorical(logits=output, validate_args=False)
 
     def check_patterns(self, patterns: Tensor, label: str) -> None:
-        """:raises ValueError: if entries are no classes; ``label`` begins the message."""
+        """:raises ValueError: if entries are not classes; ``label`` begins the message."""
         if bool(((patterns < 0) | (patterns >= self.num_classes) | (patterns != patterns.round())).any()):
             raise ValueError(
                 f"{label} have entries other than the classes 0 ... {self.num_classes - 1} of the likelihood."

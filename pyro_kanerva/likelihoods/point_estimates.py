@@ -1,4 +1,4 @@
-"""Mean and mode of the entries of a pattern."""
+"""Means and modes of patterns."""
 
 import pyro.distributions as dist
 import torch
@@ -8,14 +8,13 @@ from torch import Tensor
 def mean_and_mode(entries: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     """Mean and mode of every entry.
 
-    Classes have no mean: both are the mode. Where a distribution has no mode, or an infinite one, it is the mean.
+    A ``Categorical`` has no mean: its mode replaces the mean. If a mode is not implemented or not finite, the mean
+    replaces it.
     """
     if isinstance(entries, dist.MaskedMixture):
         mask = torch.as_tensor(entries.mask)
-        pairs = zip(mean_and_mode(entries.component1), mean_and_mode(entries.component0), strict=True)
-        mean, mode = (torch.where(mask, one, other) for one, other in pairs)
-        return mean, mode
-    if isinstance(entries, dist.Bernoulli):  # torch's own mode is NaN at logit 0
+        return _where(mask, mean_and_mode(entries.component1), mean_and_mode(entries.component0))
+    if isinstance(entries, dist.Bernoulli):  # its mode in torch is NaN at logit 0
         return entries.probs, (entries.logits > 0).to(entries.logits.dtype)
     if isinstance(entries, dist.Categorical):
         mode = entries.logits.argmax(-1).to(entries.logits.dtype)
@@ -28,19 +27,22 @@ def mean_and_mode(entries: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     return mean, torch.where(mode.isfinite(), mode, mean)
 
 
-def expected_and_mode(entries: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
-    """:func:`mean_and_mode` under the equal mixture over the first dimension, (S, ...) to (...).
+def _where(mask: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and mode of a ``MaskedMixture`` from those of its components."""
+    return torch.where(mask, one[0], other[0]), torch.where(mask, one[1], other[1])
 
-    Of a mixture of several distributions that are neither Bernoulli nor Categorical the mode is the mean.
+
+def expected_and_mode(entries: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
+    """Mean and mode of every entry under the mixture of S equally likely distributions, (S, ...) to (...).
+
+    If S > 1 and the distributions are neither Bernoulli nor Categorical, the mean replaces the mode.
     """
     mean, mode = mean_and_mode(entries)
     if len(mean) == 1:
         return mean[0], mode[0]
     if isinstance(entries, dist.MaskedMixture):
-        mask = torch.as_tensor(entries.mask)[0]  # that of the entries, the same for every member
-        pairs = zip(expected_and_mode(entries.component1), expected_and_mode(entries.component0), strict=True)
-        mean, mode = (torch.where(mask, one, other) for one, other in pairs)
-        return mean, mode
+        mask = torch.as_tensor(entries.mask)[0]  # all S masks are equal
+        return _where(mask, expected_and_mode(entries.component1), expected_and_mode(entries.component0))
     if isinstance(entries, dist.Categorical):
         mode = entries.probs.mean(0).argmax(-1).to(mode.dtype)
         return mode, mode
@@ -49,12 +51,13 @@ def expected_and_mode(entries: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
 
 
 def joint_mode(entries: dist.TorchDistribution) -> Tensor:
-    """The entries x that maximize the sum of ``log p_s(x)`` over the first dimension, (S, ...) to (...).
+    """The entries x that maximize ``sum_s log p_s(x)`` over S distributions, (S, ...) to (...).
 
-    :raises ValueError: for several members that are neither Bernoulli, Categorical nor Normal.
+    :raises ValueError: if S > 1 and the distributions are not Bernoulli, Categorical or Normal.
     """
     if entries.batch_shape[0] == 1:
         return mean_and_mode(entries)[1][0]
+    # The sum is linear in x with the mean logits, or, for Normal, quadratic around the precision-weighted mean.
     if isinstance(entries, dist.Bernoulli):
         return (entries.logits.mean(0) > 0).to(entries.logits.dtype)
     if isinstance(entries, dist.Categorical):
@@ -63,6 +66,6 @@ def joint_mode(entries: dist.TorchDistribution) -> Tensor:
         precision = entries.scale**-2
         return (precision * entries.loc).sum(0) / precision.sum(0)
     raise ValueError(
-        f"query(): without a channel, an energy that averages over addresses knows the mode of Bernoulli, "
-        f"Categorical and Normal likelihoods; this one is {type(entries).__name__}. Use PointEnergy(), or a channel."
+        "query(): without a channel, an energy that averages over addresses needs a Bernoulli, Categorical or Normal "
+        f"likelihood; this one is {type(entries).__name__}. Use PointEnergy(), or a channel."
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.memory import Memory
 from pyro_kanerva.model import Bound, InParamStore, Parts, Program
 from pyro_kanerva.model.bound import lower_bound
@@ -73,7 +74,7 @@ class KanervaMachine(Parts, InParamStore):
         memory_kl_weight: float = 1.0,
         cue_channel: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Program, Program]:
-        """The (model, guide) to train: the bound, and what helps to learn it.
+        """The (model, guide) to train: their ELBO is the bound plus terms that help to learn it.
 
         :param autoencoder_weight: adds this times ``log p(x | decoder(encoder(x)))``, which keeps the
             decoder an inverse of the encoder. It is a factor of the guide, which has the codes already.
@@ -116,7 +117,7 @@ class KanervaMachine(Parts, InParamStore):
         return self._prior_memory(shape[0], tuple(shape[2:])).write(patterns, **stream)
 
     def prior_memory(self, num_episodes: int = 1) -> Memory:
-        """B memories in which nothing is stored: q(M) is p(M), or the Gaussian that stands for it.
+        """B memories in which nothing is stored: q(M) is p(M), or the Gaussian of equal moments.
 
         :raises ValueError: if ``num_episodes < 1``, or the encoder does not state its ``event_shape``.
         """
@@ -127,10 +128,11 @@ class KanervaMachine(Parts, InParamStore):
             )
         return self._prior_memory(num_episodes, self.event_shape)
 
-    @torch.no_grad()
     def _prior_memory(self, num_episodes: int, event_shape: tuple[int, ...]) -> Memory:
-        prior = moment_matched_memory(self.memory_prior).expand(torch.Size((num_episodes,)))
-        return Memory(self, prior, event_shape)
+        prior = moment_matched_memory(self.memory_prior)
+        loc, factor = prior.loc.detach().clone(), prior.scale_tril_row.detach().clone()  # training changes parameters
+        empty = MatrixNormal(loc, factor, validate_args=False).expand(torch.Size((num_episodes,)))
+        return Memory(self, empty, event_shape)
 
     def bound(self, patterns: Tensor, num_particles: int = 1) -> Bound:
         """The evidence lower bound, term by term, with M and w sampled from the guide.

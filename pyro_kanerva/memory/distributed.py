@@ -7,10 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyro_kanerva.conjugate import NaturalParameters, add_statistics
-from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.conjugate import NaturalParameters
 from pyro_kanerva.memory.memory import Memory
-from pyro_kanerva.memory.records import empty_stream_record, in_float64
+from pyro_kanerva.memory.records import add_in_float64, empty_stream_record
 from pyro_kanerva.memory.storage import fingerprint
 from pyro_kanerva.writers import check_continues
 
@@ -25,17 +24,18 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
             each:       the addresses of its chunk, from the common memory by the machine's writer
             together:   U^-1 += sum over processes of E[w w^T] / sigma^2,   U^-1 R += the sum of E[w] z^T / sigma^2
 
-    The result is that of :meth:`Memory.write` on a stream whose chunks are the joined chunks of each round, if the
-    addresses of a joined chunk are computed together: for ``OnlineWriter(block_size)`` with blocks of that length, for
-    :class:`FrameWriter` and for :class:`AmortizedWriter`. With smaller blocks, the addresses of a round do not depend
-    on what the other processes write in it. The processes may have different numbers of chunks, of different lengths.
+    The result is that of :meth:`pyro_kanerva.Memory.write` on a stream whose chunks are the joined chunks of each
+    round, if the addresses of a joined chunk are computed together: for ``OnlineWriter(block_size)`` with blocks of
+    that length, for :class:`~pyro_kanerva.FrameWriter` and for :class:`~pyro_kanerva.AmortizedWriter`. With smaller
+    blocks, the addresses of a round do not depend on what the other processes write in it. The processes may have
+    different numbers of chunks, of different lengths.
 
     :param memory: the same on all processes, of equal machines.
     :param chunks: of this process, each (B, T) + E, or (T,) + E.
     :param group: of processes; by default all.
-    :raises ValueError: as :meth:`Memory.write`, if no process has a chunk, if the memories differ, or if there is no
-        process group.
-    :raises RuntimeError: if another process failed, is gone, or was silent for the timeout of the group.
+    :raises ValueError: as :meth:`pyro_kanerva.Memory.write`, if no process has a chunk, if the memories differ, or if
+        there is no process group.
+    :raises RuntimeError: if another process failed, ended, or did not answer within the timeout of the group.
     """
     if not dist.is_initialized():
         raise ValueError(
@@ -69,10 +69,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
         precision, precision_loc = sums[3:].split([sum_.numel() for sum_ in part])
         part = NaturalParameters(precision.view_as(part.precision), precision_loc.view_as(part.precision_loc))
         record = record.extended(part, total)
-        exact = add_statistics(in_float64(posterior), part)
-        posterior = MatrixNormal(
-            exact.loc.to(posterior.loc), exact.scale_tril_row.to(posterior.loc), validate_args=False
-        )
+        posterior = add_in_float64(posterior, part)
     if not record.num_chunks:
         raise ValueError("distributed.write(): no process has a chunk; expected at least one.")
     return Memory(memory.machine, posterior, memory.event_shape, (*memory.records, record))
@@ -99,6 +96,6 @@ def _all_reduce(
         dist.all_reduce(tensor, op, group)
     except RuntimeError as error:
         raise RuntimeError(
-            f"distributed.write(): rank {dist.get_rank(group)} lost another process, which is gone or was silent for "
-            "the timeout of init_process_group(). See what it said last, and start all of them again."
+            f"distributed.write(): rank {dist.get_rank(group)} lost another process, which ended or did not answer "
+            "within the timeout of init_process_group(). See its last output, and start all processes again."
         ) from error

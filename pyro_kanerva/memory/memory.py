@@ -123,8 +123,8 @@ class Memory:
 
             U^-1 -= sum_t E[w_t w_t^T] / sigma^2,      U^-1 R -= sum_t E[w_t] z_t^T / sigma^2
 
-        computed in float64 as the sum of what stays, which cancels no digits. Patterns that were written later keep
-        their addresses.
+        computed in float64 by adding the statistics of the other records, so that no digits cancel. Patterns that were
+        written later keep their addresses.
 
         :raises ValueError: if the record is not one of this memory, or the records do not account for the memory.
         """
@@ -140,8 +140,8 @@ class Memory:
 
         Their natural parameters add up: the exact posterior given the addresses of each. For writers whose addresses
         do not depend on the memory, :class:`FrameWriter` and :class:`AmortizedWriter`, it is the memory of writing
-        everything together. For others, addresses of one memory do not know of the other, and patterns of different
-        memories may interfere.
+        everything together. For other writers, the addresses in one memory were inferred without the others, so that
+        patterns of different memories may interfere.
 
         :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, or the
             records of one do not account for it.

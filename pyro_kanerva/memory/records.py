@@ -24,7 +24,7 @@ class WriteRecord(NamedTuple):
 
     @property
     def num_patterns(self) -> int:
-        """T."""
+        """The patterns of the write, T in each episode."""
         return self.codes.shape[-2]
 
     def statistics(self, noise_scale: Tensor) -> NaturalParameters:
@@ -69,17 +69,16 @@ def empty_stream_record(posterior: MatrixNormal) -> StreamRecord:
     return StreamRecord(0, 0, precision, torch.zeros_like(loc, dtype=torch.float64))
 
 
-def in_float64(posterior: MatrixNormal) -> MatrixNormal:
-    """The same distribution in float64."""
-    return MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
+def add_in_float64(posterior: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
+    """``posterior`` with statistics added in float64, in its own dtype."""
+    exact = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
+    found = add_statistics(exact, *parts)
+    return MatrixNormal(found.loc.to(posterior.loc), found.scale_tril_row.to(posterior.loc), validate_args=False)
 
 
 def posterior_from_records(prior: MatrixNormal, code_scale: Tensor, records: Sequence[Record]) -> MatrixNormal:
-    """``prior`` with the statistics of ``records`` added in float64; batch and dtype are those of ``prior``."""
-    if not records:
-        return prior
-    found = add_statistics(in_float64(prior), *(record.statistics(code_scale) for record in records))
-    return MatrixNormal(found.loc.to(prior.loc), found.scale_tril_row.to(prior.loc), validate_args=False)
+    """``prior`` with the statistics of ``records`` added; batch and dtype are those of ``prior``."""
+    return add_in_float64(prior, *(record.statistics(code_scale) for record in records)) if records else prior
 
 
 def account_for(rebuilt: MatrixNormal, posterior: MatrixNormal) -> bool:

@@ -26,17 +26,17 @@ class Bound(NamedTuple):
 
     @property
     def bound(self) -> Tensor:
-        """``reconstruction`` less all three divergences, a lower bound on ``log p(X) / T``: the honest figure."""
+        """``reconstruction`` less all three divergences: a lower bound on ``log p(X) / T``."""
         return self.conditional_bound - self.memory_kl
 
     @property
     def conditional_bound(self) -> Tensor:
-        """``reconstruction - address_kl - code_kl``: as if the memory were given for free."""
+        """``reconstruction - address_kl - code_kl``: the bound without the memory KL. It is no bound on log p(X)."""
         return self.reconstruction - self.address_kl - self.code_kl
 
 
 def lower_bound(parts: Parts, patterns: Tensor, num_particles: int) -> Bound:
-    """:meth:`KanervaMachine.bound` of checked patterns (B, T) + E."""
+    """The bound behind :meth:`pyro_kanerva.KanervaMachine.bound`, for checked patterns (B, T) + E."""
     codes = parts.encode(patterns)
     with autocast_off(codes):
         posterior = parts.write_codes(codes).memory

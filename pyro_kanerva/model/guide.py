@@ -19,7 +19,7 @@ def variational_guide(
 ) -> None:
     """``M ~ writer(z_1 ... z_T)``, ``w_t ~ reader(z_t, M)`` with the codes ``z_t = encoder(x_t)``.
 
-    The options are those of :meth:`KanervaMachine.training_pair`.
+    The options are those of :meth:`pyro_kanerva.KanervaMachine.training_pair`.
     """
     patterns = parts.check_patterns(patterns, "guide()")
     codes = parts.encode(patterns)

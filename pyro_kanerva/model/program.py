@@ -38,7 +38,7 @@ class InParamStore(nn.Module):
         pyro.module(self._key, self)
 
     def release(self) -> None:
-        """Remove the parameters from Pyro's store, which keeps them alive."""
+        """Remove the parameters from Pyro's store, which keeps them in memory, once a machine is no longer used."""
         store = pyro.get_param_store()
         for name in [name for name in store if name.startswith(f"{self._key}$$$")]:
             del store[name]

@@ -1,4 +1,4 @@
-"""Figures; every function draws into ``ax``, or a new figure, and returns the Axes."""
+"""Figures. Every function draws into ``ax``, by default in a new figure, and returns the Axes."""
 
 from pyro_kanerva.plotting.diagnostics import rank_plot
 from pyro_kanerva.plotting.energy import energy_descent, energy_landscape
@@ -7,14 +7,6 @@ from pyro_kanerva.plotting.images import image_grid
 from pyro_kanerva.plotting.recall import recall_strips, uncertainty
 
 __all__ = [
-    "bound_terms",
-    "curves",
-    "energy_descent",
-    "energy_landscape",
-    "image_grid",
-    "rank_plot",
-    "recall_strips",
-    "roc_curve",
-    "training_curve",
-    "uncertainty",
-]
+    "bound_terms", "curves", "energy_descent", "energy_landscape", "image_grid", "rank_plot", "recall_strips",
+    "roc_curve", "training_curve", "uncertainty",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Curves and bars: training, bounds, evaluation."""
+"""Figures of training, bounds and evaluation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from pyro_kanerva.evaluation import ROC, Curve
 from pyro_kanerva.model import Bound
 from pyro_kanerva.plotting.style import BLUE, COLORS, ORANGE, Axes, legend, line_styles, new_axes, plain_labels
 
-_LEAST_RATE = 1e-3  # where the axis of a ROC curve starts
+_LEAST_RATE = 1e-3  # the left end of the axis of a ROC curve
 
 
 def training_curve(
     steps: Sequence[int], bound: Sequence[float], conditional_bound: Sequence[float], *, ax: Axes | None = None
 ) -> Axes:
-    """Negative bound and negative conditional bound of the training episodes by step."""
+    """Negative bound and negative conditional bound of the training episodes as functions of the step."""
     ax = new_axes(ax, (5, 3.2))
     ax.plot(steps, -np.asarray(bound), color=BLUE, label="negative bound")
     ax.plot(steps, -np.asarray(conditional_bound), color=ORANGE, linestyle="--", label="without the memory KL")
-    ax.set_xlabel("training step")
-    ax.set_ylabel("nats per pattern")
-    ax.set_yscale("log")
+    ax.set(xlabel="training step", ylabel="nats per pattern", yscale="log")
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.yaxis.set_minor_formatter("{x:.0f}")
     ax.legend(frameon=False)
@@ -31,9 +29,9 @@ def training_curve(
 
 
 def bound_terms(bounds: Mapping[str, Bound], *, ax: Axes | None = None) -> Axes:
-    """What the negative bound of every entry consists of, stacked: nats per pattern, means over episodes.
+    """The terms of the negative bound of every entry as a stacked bar, in nats per pattern, means over episodes.
 
-    The code KL is shown where any codes are latent.
+    The code KL appears only if it is not zero in some entry.
 
     :raises ValueError: if there are no bounds.
     """
@@ -46,7 +44,7 @@ def bound_terms(bounds: Mapping[str, Bound], *, ax: Axes | None = None) -> Axes:
         ("code KL", COLORS[3], "xx", [bound.code_kl.mean().item() for bound in bounds.values()]),
         ("memory KL", COLORS[2], "..", [bound.memory_kl.mean().item() for bound in bounds.values()]),
     ]
-    if not any(parts[2][3]):
+    if not any(parts[2][3]):  # no code is latent
         del parts[2]
     names, start = list(bounds), np.zeros(len(bounds))
     for label, color, hatch, width in parts:
@@ -71,15 +69,14 @@ def curves(
     percent: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """A line with markers per entry, with its 95% interval over episodes as a pale band.
+    """A line with markers for every curve, and its 95% interval over episodes as a pale band.
 
-    :param curves: up to 8, by name, for instance from :mod:`pyro_kanerva.evaluation`.
-    :param xlabel: with the unit, like ``ylabel``.
-    :param percent: y is a share, and labeled in percent.
+    :param curves: up to 8, by name, for example from :mod:`pyro_kanerva.evaluation`.
+    :param percent: True to label y, a share, in percent.
     :raises ValueError: if there are no curves, or more than 8.
     """
     styles = line_styles(curves, "curves()")
-    ax = new_axes(ax, (7.5 if len(curves) > 4 else 5, 3.2))
+    ax = new_axes(ax, (7.5 if len(curves) > 4 else 5, 3.2))  # wider for a legend beside the axes
     for style, curve in zip(styles, curves.values(), strict=True):
         ax.plot(curve.x, curve.mean, markersize=4, linewidth=1.5, **style)
         ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -91,9 +88,9 @@ def curves(
 
 
 def roc_curve(rocs: Mapping[str, ROC], *, ax: Axes | None = None) -> Axes:
-    """How many stored patterns are recognized, by the share of false alarms, on a log axis from 0.001.
+    """The true positive rate as a function of the false positive rate, on a log axis from 0.001.
 
-    Rates below that are drawn at the left edge; the dotted line is that of guessing.
+    Smaller false positive rates are drawn at the left edge. The dotted line is random guessing.
 
     :param rocs: up to 8, by name.
     :raises ValueError: if there are no curves, or more than 8.
@@ -103,15 +100,11 @@ def roc_curve(rocs: Mapping[str, ROC], *, ax: Axes | None = None) -> Axes:
     guessing = np.geomspace(_LEAST_RATE, 1)
     ax.plot(guessing, guessing, color="grey", linestyle=":", linewidth=1, label="guessing")
     for style, roc in zip(styles, rocs.values(), strict=True):
-        style |= {"label": f"{style['label']} (AUC {roc.auc:.3f})", "marker": None}
+        style |= {"label": f"{style['label']} (AUC {roc.auc:.3f})", "marker": None}  # too many points for markers
         x, y = (torch.as_tensor(rate).cpu().numpy() for rate in (roc.false_positive_rate, roc.true_positive_rate))
         ax.plot(np.maximum(x, _LEAST_RATE), y, linewidth=1.5, drawstyle="steps-post", **style)
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlim=(_LEAST_RATE, 1), ylim=(0, 1.02), box_aspect=1)
     plain_labels(ax.xaxis, log=True)
-    ax.set_xlim(_LEAST_RATE, 1)
-    ax.set_ylim(0, 1.02)
-    ax.set_box_aspect(1)
-    ax.set_xlabel("unstored patterns called stored")
-    ax.set_ylabel("stored patterns called stored")
-    legend(ax, outside=True)  # the curves leave no corner free
+    ax.set(xlabel="unstored patterns called stored", ylabel="stored patterns called stored")
+    legend(ax, outside=True)  # inside, it would hide a curve
     return ax

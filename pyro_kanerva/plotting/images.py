@@ -1,4 +1,4 @@
-"""Patterns as pictures."""
+"""Figures of patterns as images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _GAP = 3  # pixels between pictures
 
 
 def as_picture(pattern: Tensor) -> Tensor:
-    """A pattern of shape E as a picture (height, width)."""
+    """A pattern of shape E as a picture (height, width); one row if it is not an image of one channel."""
     if pattern.dim() == 3 and pattern.shape[0] == 1:
         return pattern[0]
     return pattern if pattern.dim() == 2 else pattern.flatten().unsqueeze(0)
 
 
 def mosaic(rows: Sequence[Sequence[NDArray[Any]]], gap: int) -> NDArray[Any]:
-    """Tiles (height, width) or (height, width, 3) on white."""
+    """One picture of tiles (height, width) or (height, width, 3) in rows, on white, ``gap`` pixels apart."""
     height, width, *colors = rows[0][0].shape
     canvas = np.ones((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, *colors))
     for i, row in enumerate(rows):
@@ -47,8 +47,8 @@ def strips(rows: Sequence[Sequence[NDArray[Any]]], labels: Sequence[str], ax: Ax
 def image_grid(patterns: Tensor, *, columns: int = 8, ax: Axes | None = None) -> Axes:
     """Patterns (N,) + E as a grid of pictures, ink black on white."""
     tiles = [1 - as_picture(pattern).cpu().numpy() for pattern in patterns]
-    (height, width), rows = tiles[0].shape, -(-len(tiles) // columns)
-    tiles += [np.ones((height, width))] * (rows * columns - len(tiles))
+    (height, width), rows = tiles[0].shape, -(-len(tiles) // columns)  # rows rounded up
+    tiles += [np.ones((height, width))] * (rows * columns - len(tiles))  # white, to fill the last row
     ax = new_axes(ax, (0.7 * columns, 0.7 * rows * height / width))
     grid = mosaic([tiles[row * columns : (row + 1) * columns] for row in range(rows)], gap=2)
     ax.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""Figures of queries and draws: what was recalled, and how certain it is."""
+"""Figures of recalled patterns and of their uncertainty."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def recall_strips(
     num_cues: int = 8,
     ax: Axes | None = None,
 ) -> Axes:
-    """One column per cue of the first memory: the cue, chosen iterates, and the stored pattern below.
+    """A column for every cue of the first memory: the cue, the pattern after some steps, and the stored pattern.
 
-    Entries that differ from the stored pattern are orange: full where ink is too much, pale where it is
-    missing.
+    Wrong entries are orange: dark for ink that should not be there, pale for missing ink.
 
-    :param stored: the patterns (B, Q) + E that the cues came from.
-    :param steps: which iterates to show; by default 1, 2 and the last.
+    :param stored: the patterns (B, Q) + E of the cues.
+    :param steps: the steps to show; by default 1, 2 and the last.
     """
     last = len(retrieval.patterns) - 1
     steps = sorted({0, 1, 2, last}) if steps is None else [0, *steps]
@@ -41,7 +40,7 @@ def recall_strips(
 
     def tile(pattern: Tensor, stored: Tensor) -> NDArray[Any]:
         image, target = (as_picture(pattern).cpu().numpy() for pattern in (pattern, stored))
-        colored = np.repeat(0.93 * (1 - image)[..., None], 3, -1)
+        colored = np.repeat(0.93 * (1 - image)[..., None], 3, -1)  # ink black on light grey
         colored[image > target] = too_much
         colored[image < target] = missing
         return colored
@@ -50,12 +49,10 @@ def recall_strips(
 
 
 def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ax: Axes | None = None) -> Axes:
-    """Mean and standard deviation of every entry over the draws, and the stored pattern below.
+    """A column for every cue of the first memory: mean and standard deviation over draws, and the stored pattern.
 
-    One column per cue of the first memory.
-
-    :param draws: of :meth:`pyro_kanerva.Memory.sample`, two or more.
-    :param stored: the patterns (B, Q) + E that the cues came from.
+    :param draws: from :meth:`pyro_kanerva.Memory.sample`, two or more.
+    :param stored: the patterns (B, Q) + E of the cues.
     :raises ValueError: if there are fewer than two draws.
     """
     if len(draws.patterns) < 2:

@@ -1,4 +1,4 @@
-"""What all figures share: colors, axes, legends and tick labels."""
+"""Colors, axes, legends and tick labels of all figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 else:  # matplotlib is imported only by the functions that use it
     Axes = Axis = Any
 
-BLUE, ORANGE = "#0072b2", "#d55e00"  # distinguishable to color-blind readers, and in grey
-# Okabe and Ito's colors, with grey for their yellow, which is too pale for a line.
+BLUE, ORANGE = "#0072b2", "#d55e00"  # color-blind readers can distinguish them, also in grey
+# Okabe and Ito's colors, with grey in place of yellow, which is too pale for a line.
 COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00", "#808080")
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 
@@ -28,23 +28,23 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 
 def line_styles(names: Mapping[str, object], caller: str) -> list[dict[str, Any]]:
-    """Color, line and marker of every entry."""
+    """A label, color, line style and marker for every name."""
     if not 1 <= len(names) <= len(COLORS):
-        raise ValueError(f"{caller}: {len(names)} entries; expected 1 to {len(COLORS)}, which can be told apart.")
+        raise ValueError(f"{caller}: {len(names)} entries; expected 1 to {len(COLORS)}, the number of line styles.")
     looks = zip(names, COLORS, LINES * 2, MARKERS, strict=False)
     return [{"label": name, "color": color, "linestyle": line, "marker": mark} for name, color, line, mark in looks]
 
 
 def plain_labels(axis: Axis, *, log: bool, percent: bool = False) -> None:
-    """Numbers as people write them, 0.01 or 1%; on a short log axis also at 2 and 5 times a power of ten."""
+    """Tick labels such as 0.01 or 1%; a short log axis has labels at 2 and 5 times a power of ten as well."""
 
     def label(value: float, _: float = 0) -> str:
         return f"{100 * value:.6g}%" if percent else f"{value:.6g}"
 
     def minor(value: float, _: float = 0) -> str:
         low, high = axis.get_view_interval()
-        leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9), 6)
-        return label(value) if leading in (2, 5) and high < 300 * low else ""
+        leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9), 6)  # the first digit
+        return label(value) if leading in (2, 5) and high < 300 * low else ""  # below 2.5 decades
 
     if log or percent:
         axis.set_major_formatter(label)
@@ -60,6 +60,5 @@ def legend(ax: Axes, *, outside: bool) -> None:
 
 def legend_above(ax: Axes, columns: int) -> None:
     """A legend above the axes, where it hides no data."""
-    ax.legend(
-        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, columnspacing=1.2
-    )
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": columns}
+    ax.legend(frameon=False, fontsize="small", columnspacing=1.2, **place)

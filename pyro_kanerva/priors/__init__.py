@@ -1,4 +1,4 @@
-"""Priors of the memory and of the addresses, and what the guide needs to know of them."""
+"""Priors of the memory and of the addresses, their Gaussian surrogates and their real coordinates."""
 
 from pyro_kanerva.priors.address import (
     CategoricalAddress,
@@ -14,26 +14,8 @@ from pyro_kanerva.priors.memory import GaussianMemory, HierarchicalMemory, Lapla
 from pyro_kanerva.priors.moment_matching import exact_gaussian_or_none, moment_matched_address, moment_matched_memory
 
 __all__ = [
-    "CategoricalAddress",
-    "Coordinates",
-    "GaussianAddress",
-    "GaussianMemory",
-    "HierarchicalMemory",
-    "HorseshoeAddress",
-    "LaplaceAddress",
-    "LaplaceMemory",
-    "LowRankMemory",
-    "Prior",
-    "SimplexAddress",
-    "StudentTAddress",
-    "StudentTMemory",
-    "Surrogate",
-    "as_distribution",
-    "exact_gaussian_or_none",
-    "has_real_support",
-    "moment_matched_address",
-    "moment_matched_memory",
-    "point_address",
-    "real_coordinates",
-    "support_of",
-]
+    "CategoricalAddress", "Coordinates", "GaussianAddress", "GaussianMemory", "HierarchicalMemory", "HorseshoeAddress",
+    "LaplaceAddress", "LaplaceMemory", "LowRankMemory", "Prior", "SimplexAddress", "StudentTAddress", "StudentTMemory",
+    "Surrogate", "as_distribution", "exact_gaussian_or_none", "has_real_support", "moment_matched_address",
+    "moment_matched_memory", "point_address", "real_coordinates", "support_of",
+]  # fmt: skip

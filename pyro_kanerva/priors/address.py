@@ -1,4 +1,4 @@
-"""Address priors, modules that return a distribution of event shape (K,)."""
+"""Address priors: modules whose ``forward()`` returns a distribution of event shape (K,), K = ``num_slots``."""
 
 import pyro.distributions as dist
 import torch
@@ -11,7 +11,6 @@ from pyro_kanerva.distributions import AdditiveLogistic, HorseshoeLike
 class GaussianAddress(nn.Module):
     """The address prior of the paper, ``w ~ Normal(0, I_K)``.
 
-    :param num_slots: K.
     :raises ValueError: if ``num_slots`` is not positive.
     """
 
@@ -24,16 +23,13 @@ class GaussianAddress(nn.Module):
 
     def forward(self) -> dist.MultivariateNormal:
         """``MultivariateNormal`` of batch shape () and event shape (K,)."""
-        return dist.MultivariateNormal(
-            self.identity.new_zeros(self.identity.shape[0]), scale_tril=self.identity, validate_args=False
-        )
+        loc = torch.zeros_like(self.identity[0])
+        return dist.MultivariateNormal(loc, scale_tril=self.identity, validate_args=False)
 
 
 class LaplaceAddress(nn.Module):
-    """Sparse addresses, ``w_k ~ Laplace(0, scale)``, independent.
+    """Sparse addresses, ``w_k ~ Laplace(0, scale)``, independent. The default ``scale`` gives variance 1.
 
-    :param num_slots: K.
-    :param scale: of the Laplace distribution; the default has variance 1.
     :raises ValueError: if ``num_slots`` or ``scale`` is not positive.
     """
 
@@ -51,11 +47,8 @@ class LaplaceAddress(nn.Module):
 
 
 class StudentTAddress(nn.Module):
-    """Heavy-tailed addresses, ``w_k ~ StudentT(df, 0, scale)``, independent.
+    """Heavy-tailed addresses, ``w_k ~ StudentT(df, 0, scale)``, independent, with ``df`` degrees of freedom.
 
-    :param num_slots: K.
-    :param df: degrees of freedom.
-    :param scale: of the Student-t distribution.
     :raises ValueError: if an argument is not positive.
     """
 
@@ -75,12 +68,10 @@ class StudentTAddress(nn.Module):
 
 
 class HorseshoeAddress(nn.Module):
-    """Very sparse addresses: most slots near zero, some far from it.
+    """Very sparse addresses: most weights are near zero, some are far from it.
 
     ``w_k ~ HorseshoeLike(scale)``, independent, see :class:`pyro_kanerva.distributions.HorseshoeLike`.
 
-    :param num_slots: K.
-    :param scale: of the horseshoe-like distribution.
     :raises ValueError: if ``num_slots`` or ``scale`` is not positive.
     """
 
@@ -98,16 +89,13 @@ class HorseshoeAddress(nn.Module):
 
 
 class SimplexAddress(nn.Module):
-    r"""Addresses that are weights: ``w = softmax(v)``, ``v_k ~ Normal(0, scale^2)`` independent, a logistic-normal.
+    """Logistic-normal addresses on the simplex: ``w = softmax(v)``, ``v_k ~ Normal(0, scale^2)`` independent.
 
-    What is read is then a convex combination of the slots. The density is one on the simplex, of the first
-    K - 1 weights.
-
-    :param num_slots: K, at least 2.
-    :param scale: the standard deviation of v; small: all slots alike, large: nearly one slot.
-    :raises ValueError: if ``num_slots < 2``, or ``scale`` is not positive.
-
+    A code ``M^T w`` is then a convex combination of the slots. The density is with respect to the first K - 1 weights.
     Source: Aitchison and Shen 1980, "Logistic-normal distributions", Biometrika 67(2).
+
+    :param scale: standard deviation of v. A small one makes all weights similar, a large one nearly selects one slot.
+    :raises ValueError: if ``num_slots < 2``, or ``scale`` is not positive.
     """
 
     scale_tril: Tensor
@@ -116,7 +104,7 @@ class SimplexAddress(nn.Module):
         super().__init__()
         check_at_least("SimplexAddress", 2, num_slots=num_slots)
         check_positive("SimplexAddress", scale=scale)
-        # softmax(v) = softmax([u, 0]) for u_k = v_k - v_K, which have the covariance scale^2 (I + 1 1^T)
+        # softmax(v) = softmax([u, 0]) for u_k = v_k - v_K, and u has the covariance scale^2 (I + 1 1^T).
         size = num_slots - 1
         covariance = scale**2 * (torch.eye(size, dtype=torch.float64) + 1)
         factor = torch.linalg.cholesky(covariance).to(torch.get_default_dtype())
@@ -124,19 +112,17 @@ class SimplexAddress(nn.Module):
 
     def forward(self) -> dist.TransformedDistribution:
         """``TransformedDistribution`` of batch shape () and event shape (K,), on the simplex."""
-        base = dist.MultivariateNormal(
-            self.scale_tril.new_zeros(self.scale_tril.shape[0]), scale_tril=self.scale_tril, validate_args=False
-        )
+        loc = torch.zeros_like(self.scale_tril[0])
+        base = dist.MultivariateNormal(loc, scale_tril=self.scale_tril, validate_args=False)
         return dist.TransformedDistribution(base, [AdditiveLogistic()], validate_args=False)
 
 
 class CategoricalAddress(nn.Module):
-    """One slot per pattern: ``w`` is one-hot, every slot equally likely. The slot memory.
+    """A slot memory: ``w`` is one-hot and uniform, so each pattern is stored in one slot.
 
-    A discrete address is summed out: train with ``TraceEnum_ELBO(max_plate_nesting=2)``, as ``fit`` does.
-    Hide the site "address" from the guide, and the model sums it out with its exact posterior.
+    Train with ``TraceEnum_ELBO(max_plate_nesting=2)``, as ``fit`` does: it sums discrete addresses out under
+    q(w | x, M). If the site "address" is hidden from the guide, the model sums it out exactly.
 
-    :param num_slots: K.
     :raises ValueError: if ``num_slots`` is not positive.
     """
 
@@ -145,7 +131,7 @@ class CategoricalAddress(nn.Module):
     def __init__(self, num_slots: int) -> None:
         super().__init__()
         check_at_least("CategoricalAddress", 1, num_slots=num_slots)
-        self.register_buffer("logits", torch.zeros(num_slots), persistent=False)
+        self.register_buffer("logits", torch.zeros(num_slots), persistent=False)  # uniform
 
     def forward(self) -> dist.OneHotCategorical:
         """``OneHotCategorical`` of batch shape () and event shape (K,)."""

@@ -1,4 +1,4 @@
-"""What a prior is, and what it may add."""
+"""The protocols of priors."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -10,46 +10,46 @@ from torch.distributions import constraints
 
 from pyro_kanerva.distributions import MatrixNormal
 
-#: A Pyro distribution without a batch, or a callable without arguments that returns one. Its event shape is (K, C) for
-#: a memory and (K,) for an address. A prior of a memory may also bring its Gaussian, see :class:`HasSurrogate`.
+#: A Pyro distribution without a batch, or a callable without arguments that returns one. The event shape is (K, C) for
+#: a memory and (K,) for an address. A memory prior may also be a :class:`HasSurrogate`.
 Prior = dist.TorchDistribution | Callable[[], dist.TorchDistribution]
 
 
 @runtime_checkable
 class HasSurrogate(Protocol):
-    """A memory prior that brings the Gaussian from which episodes are written."""
+    """A memory prior with its own Gaussian surrogate, from which the writer starts."""
 
     def surrogate(self) -> MatrixNormal:
-        """A :class:`MatrixNormal` of event shape (K, C) with identity columns."""
+        """A :class:`MatrixNormal` of event shape (K, C) with independent columns of unit scale."""
 
 
 def as_distribution(prior: Prior) -> dist.TorchDistribution:
-    """The distribution of a prior that is one, or returns one."""
+    """``prior`` itself if it is a distribution, else what it returns."""
     return prior if isinstance(prior, torch.distributions.Distribution) else prior()
 
 
 def support_of(distribution: dist.TorchDistribution) -> constraints.Constraint:
-    """The support of the entries where each has one of its own, else of the whole; for mixtures, of a component."""
+    """The support without the wrappers of ``Independent`` and of mixtures."""
     support: Any = distribution.support
-    while hasattr(support, "base_constraint"):
+    while hasattr(support, "base_constraint"):  # a wrapper of another constraint
         support = support.base_constraint
     return support
 
 
 def has_real_support(distribution: dist.TorchDistribution) -> bool:
-    """True if the support is all of R^n."""
+    """True if the support is R^n."""
     return support_of(distribution) in (constraints.real, constraints.real_vector)
 
 
 class Surrogate(nn.Module):
-    """A memory prior together with the Gaussian from which episodes are written, in place of the one of equal moments.
+    """A memory prior with a Gaussian of your own from which the writer starts, in place of the one of equal moments.
 
-    The bound uses the prior. The Gaussian is a part of the guide and may have parameters of its own, for example
+    The bound uses ``prior``. The Gaussian belongs to the guide and may have its own parameters, for example
     ``Surrogate(StudentTMemory(32, 100), GaussianMemory(32, 100))``.
 
     :param prior: of event shape (K, C).
-    :param gaussian: a :class:`MatrixNormal` of that event shape with identity columns, or a callable that
-        returns one.
+    :param gaussian: a :class:`MatrixNormal` of that event shape with independent columns of unit scale, or a callable
+        that returns one.
     """
 
     def __init__(self, prior: Prior, gaussian: MatrixNormal | Callable[[], MatrixNormal]) -> None:

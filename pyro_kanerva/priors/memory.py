@@ -1,4 +1,7 @@
-"""Memory priors, modules with learned parameters that return a distribution of event shape (K, C)."""
+"""Memory priors: modules whose ``forward()`` returns a distribution of event shape (K, C) with learned parameters.
+
+K = ``num_slots`` and C = ``code_size``.
+"""
 
 import math
 
@@ -7,42 +10,37 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import cholesky
 from pyro_kanerva.distributions import MatrixNormal
 
 
 class GaussianMemory(nn.Module):
-    r"""A Gaussian memory prior ``M ~ MatrixNormal(R0, U0, I)`` with learned mean and row covariance.
+    """A Gaussian memory prior ``M ~ MatrixNormal(R0, U0, I)`` with learned mean and row covariance.
 
-    :param num_slots: K.
-    :param code_size: C.
-    :param scale: where the row standard deviations start; its shape decides what is learned: ``()``
-        for one scale of all slots, ``(K,)`` for one scale per slot, ``(K, K)``, lower triangular, for a
-        full row covariance ``scale @ scale.T``. ``None`` stands for ``1 / sqrt(K)`` per slot,
-        so that the codes ``M^T w`` that are read start at a scale of order 1.
+    The initial mean is standard normal noise times ``scale``: slots with equal means would get equal addresses.
+
+    :param scale: initial row standard deviations. Its shape determines what is learned: ``()`` one scale for all slots,
+        ``(K,)`` one scale per slot, ``(K, K)``, a lower Cholesky factor, the full row covariance ``scale @ scale.T``.
+        The default is ``1 / sqrt(K)`` per slot, which gives codes ``M^T w`` of order 1.
     :raises ValueError: if a size is not positive, or ``scale`` has another shape or is not positive.
-
-    The mean starts as standard normal noise times ``scale``: a memory of equal slots could not be
-    addressed.
     """
 
     def __init__(self, num_slots: int, code_size: int, scale: Tensor | float | None = None) -> None:
         super().__init__()
         check_at_least("GaussianMemory", 1, num_slots=num_slots, code_size=code_size)
-        start = (
-            torch.full((num_slots,), num_slots**-0.5)
-            if scale is None
-            else torch.as_tensor(scale, dtype=torch.get_default_dtype())
-        )
+        if scale is None:
+            scale = torch.full((num_slots,), num_slots**-0.5)
+        start = torch.as_tensor(scale, dtype=torch.get_default_dtype())
         if start.shape not in ((), (num_slots,), (num_slots, num_slots)):
             raise ValueError(
                 f"GaussianMemory: scale has shape {tuple(start.shape)}; expected (), ({num_slots},) or "
                 f"({num_slots}, {num_slots})."
             )
-        diagonal = start.diagonal() if start.dim() == 2 else start
-        if not bool(((diagonal > 0) & start.isfinite().all()).all()) or (
-            start.dim() == 2 and bool(start.triu(1).any())
-        ):
+        is_factor = start.dim() == 2
+        diagonal = start.diagonal() if is_factor else start
+        positive = bool(((diagonal > 0) & start.isfinite().all()).all())
+        if not positive or (is_factor and bool(start.triu(1).any())):
             raise ValueError(
                 "GaussianMemory: scale holds standard deviations; expected finite positive entries, and for a full "
                 "row covariance a lower triangular factor with a positive diagonal."
@@ -50,9 +48,8 @@ class GaussianMemory(nn.Module):
         self.num_slots, self.code_size = num_slots, code_size
         self.scale_below_diagonal: nn.Parameter | None
         self.log_scale = nn.Parameter(diagonal.detach().log().clone())
-        self.register_parameter(
-            "scale_below_diagonal", nn.Parameter(start.detach().tril(-1).clone()) if start.dim() == 2 else None
-        )
+        below_diagonal = nn.Parameter(start.detach().tril(-1).clone()) if is_factor else None
+        self.register_parameter("scale_below_diagonal", below_diagonal)
         noise = torch.randn(num_slots, code_size, dtype=start.dtype)
         self.loc = nn.Parameter(self._scale_tril().detach() @ noise)
 
@@ -68,17 +65,15 @@ class GaussianMemory(nn.Module):
 
 
 class LowRankMemory(nn.Module):
-    r"""A Gaussian memory prior whose row covariance is of low rank plus diagonal, ``U0 = F F^T + diag(d^2)``.
+    """A Gaussian memory prior whose row covariance is of low rank plus diagonal.
 
     ::
 
         M ~ MatrixNormal(R0, F F^T + diag(d^2), I)      K (rank + 1) parameters instead of K (K + 1) / 2
 
-    :param num_slots: K.
-    :param code_size: C.
-    :param rank: columns of F, at most K; ``None`` for 4, or K where that is less.
-    :param scale: where the row standard deviations start; ``None`` for ``1 / sqrt(K)``. Half of the
-        variance starts in F, in random directions.
+    :param rank: columns of F, at most K; by default ``min(4, K)``.
+    :param scale: initial row standard deviation, by default ``1 / sqrt(K)``. F, in random directions, has half of the
+        initial variance.
     :raises ValueError: if a size is not positive, the rank above K, or ``scale`` not positive.
     """
 
@@ -91,9 +86,11 @@ class LowRankMemory(nn.Module):
         start = _start("LowRankMemory", num_slots, scale)
         self.num_slots, self.code_size = num_slots, code_size
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
+        # F F^T and diag(d^2) each have half of the variance on the diagonal.
         self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(start) - 0.5 * math.log(2)))
         self.factor = nn.Parameter(torch.randn(num_slots, rank) * start / math.sqrt(2 * rank))
 
+    @full_precision
     def forward(self) -> MatrixNormal:
         """``MatrixNormal`` of batch shape () and event shape (K, C)."""
         covariance = self.factor @ self.factor.mT + (2 * self.log_scale).exp().diag_embed()
@@ -103,19 +100,17 @@ class LowRankMemory(nn.Module):
 class LaplaceMemory(nn.Module):
     """A memory prior of independent Laplace entries, ``M[k, c] ~ Laplace(loc[k, c], scale[k])``.
 
-    :param num_slots: K.
-    :param code_size: C.
-    :param scale: where the Laplace scales of the slots start, standard deviation over sqrt(2); ``None`` for
-        a standard deviation of ``1 / sqrt(K)``.
-    :raises ValueError: if a size or ``scale`` is not positive.
+    The memory KL is a Monte Carlo estimate. The writer starts from the Gaussian of equal moments.
 
-    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments.
+    :param scale: initial Laplace scale of all slots, the standard deviation divided by sqrt(2). The default gives a
+        standard deviation of ``1 / sqrt(K)``.
+    :raises ValueError: if a size or ``scale`` is not positive.
     """
 
     def __init__(self, num_slots: int, code_size: int, scale: float | None = None) -> None:
         super().__init__()
         check_at_least("LaplaceMemory", 1, num_slots=num_slots, code_size=code_size)
-        start = _start("LaplaceMemory", num_slots, scale, factor=0.5**0.5)
+        start = _start("LaplaceMemory", num_slots, scale, factor=0.5**0.5)  # standard deviation: sqrt(2) start
         self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start * 2**0.5)
 
@@ -127,13 +122,11 @@ class LaplaceMemory(nn.Module):
 class StudentTMemory(nn.Module):
     """A memory prior of independent Student-t entries, ``M[k, c] ~ StudentT(df, loc[k, c], scale[k])``.
 
-    :param num_slots: K.
-    :param code_size: C.
-    :param df: degrees of freedom, above 2 for the variance of the writer's Gaussian to be finite.
-    :param scale: where the scales of the slots start; ``None`` for a standard deviation of ``1 / sqrt(K)``.
-    :raises ValueError: if a size or ``scale`` is not positive, or ``df`` not above 2.
+    The memory KL is a Monte Carlo estimate. The writer starts from the Gaussian of equal moments.
 
-    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments.
+    :param df: degrees of freedom, above 2, because the writer's Gaussian needs a finite variance.
+    :param scale: initial scale of all slots. The default gives a standard deviation of ``1 / sqrt(K)``.
+    :raises ValueError: if a size or ``scale`` is not positive, or ``df`` not above 2.
     """
 
     df: Tensor
@@ -143,6 +136,7 @@ class StudentTMemory(nn.Module):
         check_at_least("StudentTMemory", 1, num_slots=num_slots, code_size=code_size)
         if not 2 < df < math.inf:
             raise ValueError(f"StudentTMemory: df is {df}; expected more than 2, for a finite variance.")
+        # The standard deviation of a Student-t of scale 1 is sqrt(df / (df - 2)).
         start = _start("StudentTMemory", num_slots, scale, factor=((df - 2) / df) ** 0.5)
         self.register_buffer("df", torch.tensor(float(df)), persistent=False)
         self.log_scale = nn.Parameter(torch.full((num_slots, 1), math.log(start)))
@@ -154,25 +148,20 @@ class StudentTMemory(nn.Module):
 
 
 class HierarchicalMemory(nn.Module):
-    r"""A memory prior with a variance for each slot that is itself uncertain: automatic relevance of slots.
+    """A memory prior with an unknown variance for each slot: automatic relevance determination.
 
     ::
 
         v[k] ~ InverseGamma(concentration, rate),      M[k] ~ Normal(loc[k], v[k] I)
 
-    The variances are summed out in closed form: row k is a multivariate Student-t of 2 concentration
-    degrees of freedom, whose entries are uncorrelated but not independent. :meth:`relevance` gives them
-    back for a memory.
+    The variances are integrated out in closed form: row k is a multivariate Student-t with 2 concentration degrees of
+    freedom, whose entries are uncorrelated but not independent. :meth:`relevance` estimates v from a memory. The memory
+    KL is a Monte Carlo estimate. The writer starts from the Gaussian of equal moments. Source: MacKay 1995, "Probable
+    networks and plausible predictions".
 
-    :param num_slots: K.
-    :param code_size: C.
-    :param concentration: of the inverse gamma distribution, above 1 for a finite mean; the smaller, the more
-        the slots may differ.
-    :param scale: where ``sqrt(E v)`` starts; ``None`` for ``1 / sqrt(K)``. The rate is learned.
+    :param concentration: above 1 for a finite mean of v; a small one lets the slots differ more.
+    :param scale: initial ``sqrt(E v)``, by default ``1 / sqrt(K)``. The rate is learned.
     :raises ValueError: if a size or ``scale`` is not positive, or ``concentration`` not above 1.
-
-    The memory KL is a Monte Carlo estimate; episodes are written from the Gaussian of equal moments. Source
-    of automatic relevance determination: MacKay 1995, "Probable networks and plausible predictions".
     """
 
     concentration: Tensor
@@ -184,26 +173,26 @@ class HierarchicalMemory(nn.Module):
             raise ValueError(f"HierarchicalMemory: concentration is {concentration}; expected more than 1.")
         start = _start("HierarchicalMemory", num_slots, scale)
         self.register_buffer("concentration", torch.tensor(float(concentration)), persistent=False)
+        # E v = rate / (concentration - 1)
         self.log_rate = nn.Parameter(torch.tensor(math.log((concentration - 1) * start**2)))
         self.loc = nn.Parameter(torch.randn(num_slots, code_size) * start)
 
     def forward(self) -> dist.Independent:
         """Independent rows, ``MultivariateStudentT`` each; batch shape () and event shape (K, C)."""
-        size = self.loc.shape[-1]
-        identity = torch.eye(size, dtype=self.loc.dtype, device=self.loc.device)
-        scale = (self.log_rate.exp() / self.concentration).sqrt()
-        rows = dist.MultivariateStudentT(
-            2 * self.concentration * torch.ones_like(scale), self.loc, scale * identity, validate_args=False
-        )
-        return rows.to_event(1)
+        identity = torch.eye(self.loc.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
+        scale = (self.log_rate.exp() / self.concentration).sqrt()  # without a batch: one for all rows
+        df = 2 * self.concentration * torch.ones_like(scale)
+        return dist.MultivariateStudentT(df, self.loc, scale * identity, validate_args=False).to_event(1)
 
     def relevance(self, memory: Tensor) -> Tensor:
-        """``E[v[k] | M]``, the variance of each slot, (..., K), given a memory M (..., K, C)."""
+        """``E[v[k] | M]``, the variance of each slot, (..., K), given ``memory`` M (..., K, C)."""
+        # Conjugacy: v[k] | M ~ InverseGamma(concentration + C / 2, rate + |M[k] - loc[k]|^2 / 2)
         squared = (memory - self.loc).square().sum(-1)
         return (self.log_rate.exp() + 0.5 * squared) / (self.concentration + 0.5 * memory.shape[-1] - 1)
 
 
 def _start(name: str, num_slots: int, scale: float | None, factor: float = 1.0) -> float:
+    """The initial ``scale``, by default ``factor / sqrt(K)``."""
     if scale is None:
         return factor * num_slots**-0.5
     check_positive(name, scale=scale)

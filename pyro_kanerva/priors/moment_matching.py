@@ -1,4 +1,4 @@
-"""The Gaussian that stands for a prior in the guide: the prior itself, or one of equal moments."""
+"""The Gaussian that replaces a prior in the guide: the prior itself, or a Gaussian of equal moments."""
 
 import pyro.distributions as dist
 import torch
@@ -9,7 +9,7 @@ from pyro_kanerva.priors.base import HasSurrogate, Prior, as_distribution
 
 
 def finite_moment(distribution: dist.TorchDistribution | None, moment: str) -> Tensor | None:
-    """The ``moment``, mean or variance, where it is known and finite, else None."""
+    """The ``moment``, "mean" or "variance", if it is implemented and finite, else None."""
     try:
         value: Tensor = getattr(distribution, moment)
     except (AttributeError, NotImplementedError):
@@ -28,9 +28,9 @@ def _moments(name: str, prior: dist.TorchDistribution, remedy: str) -> tuple[Ten
 
 
 def moment_matched_memory(prior: Prior) -> MatrixNormal:
-    """The Gaussian that the writers start from: the prior itself, its ``surrogate()``, or one of equal moments.
+    """The Gaussian from which writers start: the prior itself, its ``surrogate()``, or a Gaussian of equal moments.
 
-    The last has the mean of the prior and independent slots, whose variances are averaged over the columns.
+    The last has the mean of the prior, and independent slots with the prior's variances, averaged over columns.
 
     :raises ValueError: if the prior has no finite mean and variance, or its surrogate has a column factor.
     """
@@ -47,11 +47,12 @@ def moment_matched_memory(prior: Prior) -> MatrixNormal:
         return distribution
     remedy = "Choose parameters that give it a finite variance, or pass Surrogate(prior, GaussianMemory(...))."
     mean, variance = _moments("memory", distribution, remedy)
+    # MN(R, U, I) has one variance per slot, so the columns must share it.
     return MatrixNormal(mean, variance.mean(-1).sqrt().diag_embed(), validate_args=False)
 
 
 def exact_gaussian_or_none(prior: dist.TorchDistribution) -> dist.MultivariateNormal | None:
-    """The address prior as a ``MultivariateNormal`` if it is one or ``Normal(...).to_event(1)``, else None."""
+    """A ``MultivariateNormal`` equal to the address prior if that is Gaussian, else None."""
     if isinstance(prior, dist.MultivariateNormal):
         return prior
     if isinstance(prior, torch.distributions.Independent) and isinstance(prior.base_dist, torch.distributions.Normal):
@@ -61,7 +62,7 @@ def exact_gaussian_or_none(prior: dist.TorchDistribution) -> dist.MultivariateNo
 
 
 def moment_matched_address(prior: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
-    """Mean (K,) and precision (K, K) of the prior, or of a Gaussian of equal mean and variances.
+    """Mean (K,) and precision (K, K) of the prior if it is Gaussian, else of a Gaussian of equal mean and variances.
 
     :raises ValueError: if the prior has no finite mean and variance.
     """

@@ -1,4 +1,4 @@
-"""Readers: how a cue becomes q(w | x, M), the guide of its address."""
+"""Readers: the guide q(w | x, M) of the address of a pattern, given the memory."""
 
 from pyro_kanerva.readers.amortized import AmortizedReader, apply_network
 from pyro_kanerva.readers.base import Reader

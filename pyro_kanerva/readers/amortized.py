@@ -1,4 +1,4 @@
-"""Addresses from a network on the codes."""
+"""The reader of the 2018 Kanerva Machine."""
 
 from collections.abc import Callable
 
@@ -6,20 +6,23 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_kanerva._precision import full_precision
+
 
 class AmortizedReader(nn.Module):
-    """A network reads the address off the code and does not look at the memory: the 2018 Kanerva Machine's q(w | x).
-
-    :param network: codes (N, C) -> (N, 2 K), the means and the logarithms of the standard deviations; for
-        example ``MLPEncoder((C,), 2 * K)``.
+    """A network maps codes to addresses and ignores the memory: q(w | x) of the 2018 Kanerva Machine.
 
     Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine" (arXiv 1804.01756), section 3.2.
+
+    :param network: codes (N, C) -> (N, 2 K), the means and the logarithms of the standard deviations; for example
+        ``MLPEncoder((C,), 2 * K)``.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
 
+    @full_precision
     def forward(
         self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor
     ) -> dist.TorchDistribution:
@@ -28,18 +31,19 @@ class AmortizedReader(nn.Module):
         :raises ValueError: if the network returns another shape.
         """
         loc, log_scale = apply_network("AmortizedReader", self.network, codes, (2 * matrix.shape[-2],)).chunk(2, -1)
+        # The matrix may have more leading dimensions, for particles.
         shape = torch.broadcast_shapes(codes.shape[:-2], matrix.shape[:-2]) + loc.shape[-2:]
         return dist.Normal(loc.expand(shape), log_scale.exp().expand(shape), validate_args=False).to_event(1)
 
 
 def apply_network(name: str, network: Callable[[Tensor], Tensor], codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """``network`` on codes (..., C), (..., n) with n one of ``sizes``.
+    """The outputs (..., n) of ``network`` for codes (..., C).
 
-    :raises ValueError: if it returns another shape.
+    :raises ValueError: if n is not one of ``sizes``.
     """
     output = network(codes.reshape(-1, codes.shape[-1])).to(codes.dtype)
-    number = codes.shape[:-1].numel()
-    if tuple(output.shape) not in [(number, size) for size in sizes]:
-        wanted = " or ".join(str((number, size)) for size in sizes)
+    shapes = [(codes.shape[:-1].numel(), size) for size in sizes]
+    if tuple(output.shape) not in shapes:
+        wanted = " or ".join(map(str, shapes))
         raise ValueError(f"{name}: the network returned shape {tuple(output.shape)}; expected {wanted}.")
     return output.reshape(*codes.shape[:-1], -1)

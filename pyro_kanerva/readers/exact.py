@@ -1,4 +1,4 @@
-"""Readers in closed form, for Gaussian and for one-hot address priors."""
+"""Readers in closed form, for Gaussian and one-hot address priors."""
 
 import pyro.distributions as dist
 import torch
@@ -12,14 +12,13 @@ from pyro_kanerva.priors import moment_matched_address
 
 
 class ExactReader(nn.Module):
-    """The exact posterior in the linear-Gaussian surrogate, ``A = P + M M^T / sigma^2``.
+    """The exact posterior in the linear-Gaussian surrogate ``z ~ Normal(M^T w, sigma^2 I)``.
 
     ::
 
-        q(w | x, M) = Normal(A^-1 (P m + M z / sigma^2), A^-1)
+        q(w | x, M) = Normal(A^-1 (P m + M z / sigma^2), A^-1),      A = P + M M^T / sigma^2
 
-    for an address prior of mean ``m`` and precision ``P``. See
-    :func:`pyro_kanerva.conjugate.address_posterior`.
+    for an address prior of mean m and precision P. See :func:`pyro_kanerva.conjugate.address_posterior`.
     """
 
     def forward(
@@ -32,12 +31,11 @@ class ExactReader(nn.Module):
 
 
 class ScalarReader(nn.Module):
-    """The paper's reader: the exact mean, and one learned standard deviation for all slots and patterns.
+    """The exact mean, and one learned standard deviation, initially ``scale``, for all slots and patterns.
 
-    :param scale: where the standard deviation starts, a positive number.
+    This is the reader of the paper: Wu et al. 2018 (arXiv 1811.09556), section 3.2.
+
     :raises ValueError: if ``scale`` is not positive.
-
-    Source: Wu et al. 2018 (arXiv 1811.09556), section 3.2.
     """
 
     def __init__(self, scale: float = 0.3) -> None:
@@ -55,7 +53,7 @@ class ScalarReader(nn.Module):
 
 
 class SlotReader(nn.Module):
-    """Exact enumeration of the slots, for a one-hot address: the posterior in the surrogate.
+    """The exact posterior of a one-hot address in the surrogate ``z ~ Normal(M^T w, sigma^2 I)``.
 
     ::
 
@@ -75,5 +73,6 @@ class SlotReader(nn.Module):
                 f"SlotReader: the address prior is {type(address_prior).__name__}; expected a OneHotCategorical, as "
                 "CategoricalAddress(num_slots) returns."
             )
-        log_likelihood = codes @ matrix.mT - 0.5 * matrix.square().sum(-1).unsqueeze(-2)  # up to a constant
+        # sigma^2 log Normal(z; M[k], sigma^2 I), without the terms that all slots share
+        log_likelihood = codes @ matrix.mT - 0.5 * matrix.square().sum(-1).unsqueeze(-2)
         return dist.OneHotCategorical(logits=address_prior.logits + log_likelihood / code_scale**2, validate_args=False)

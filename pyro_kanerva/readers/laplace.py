@@ -12,29 +12,27 @@ from pyro_kanerva.priors import Coordinates, real_coordinates
 
 
 class LaplaceReader(nn.Module):
-    r"""A Gaussian at the mode, by Newton steps, for address priors that are not Gaussian.
+    """A Gaussian approximation by Newton steps, for address priors that are not Gaussian.
 
-    In real coordinates u of the address, ``w = T(u)`` (the address itself where its prior is on R^K), the
-    posterior of the linear-Gaussian surrogate is ``log p(u) - |z - M^T T(u)|^2 / (2 sigma^2)``, and::
+    Real coordinates u give the address ``w = T(u)``; T is the identity for priors on R^K. The log posterior in the
+    linear-Gaussian surrogate is ``log p(u) - |z - M^T T(u)|^2 / (2 sigma^2)``. A Newton step is::
 
         A = Lambda + J^T M M^T J / sigma^2,     u <- u + A^-1 (g + J^T M (z - M^T T(u)) / sigma^2),     J = dT/du
 
-    with the gradient g and the curvature Lambda of the prior, so that ``q(u) = Normal(u, A^-1)``. For a
-    Gaussian prior of u both are exact. Else they are averaged over q(u) itself, by Gauss-Hermite quadrature;
-    for independent entries, with ``x ~ Normal(0, 1)`` and the deviations s of q::
+    with the gradient g and the curvature Lambda of the prior, and the result is ``q(u) = Normal(u, A^-1)``. For a
+    Gaussian prior of u, g and Lambda are exact. For other priors they are averages over q(u), by Gauss-Hermite
+    quadrature. For independent entries, with ``x ~ Normal(0, 1)`` and the standard deviations s of q, they are::
 
         g = E_q[grad log p(u)] = E[x log p(u + s x)] / s
         Lambda = -E_q[grad^2 log p(u)] = E[(1 - x^2) log p(u + s x)] / s^2
 
-    so that the fixed point is the Gaussian nearest to the posterior in KL(q || p), and kinks or spikes of the
-    density are averaged out. The curvature is at least 1e-4, since the log density of a heavy tail is convex, and
-    at least 0.5 in curved coordinates.
-
-    :param num_steps: Newton steps, unrolled for the gradient.
-    :raises ValueError: if ``num_steps < 1``.
-
-    Source: MacKay 2003, "Information Theory, Inference, and Learning Algorithms", chapter 27; Opper and
+    The fixed point is the Gaussian with the smallest KL(q || p), and averages exist where the density has kinks or
+    spikes. Lambda is at least 1e-4, because heavy tails have negative curvature, and at least 0.5 if T is not the
+    identity. Source: MacKay 2003, "Information Theory, Inference, and Learning Algorithms", chapter 27; Opper and
     Archambeau 2009, "The Variational Gaussian Approximation Revisited", Neural Computation 21(3).
+
+    :param num_steps: the number of Newton steps. Gradients are propagated through all of them.
+    :raises ValueError: if ``num_steps < 1``.
     """
 
     def __init__(self, num_steps: int = 4) -> None:
@@ -61,19 +59,17 @@ class LaplaceReader(nn.Module):
         projected = codes @ matrix.mT / code_scale**2  # M z / sigma^2, (..., T, K)
         information = code_information(matrix, code_scale).unsqueeze(-3)  # (..., 1, K, K)
         center = projected.new_zeros(*projected.shape[:-1], coordinates.size)
-        # Start from the Gaussian posterior under the moments of the prior; in curved coordinates, from their zero.
-        precision = address_precision(information, coordinates.precision(center), _jacobian(coordinates, center))
+        # Start from the Gaussian posterior under the moments of the prior, or, if T is not the identity, from zero.
+        precision = address_precision(information, coordinates.precision(center), coordinates.jacobian(center))
         factor = precision_to_scale_tril(precision, "the address precision")
         if coordinates.transform is None:
-            center = _solve(factor, projected)
+            center = _covariance_times(factor, projected)
         for _ in range(self.num_steps):
             center, factor = self._step(coordinates, center, factor, information, projected)
         q = dist.MultivariateNormal(center, scale_tril=factor, validate_args=False)
-        return (
-            q
-            if coordinates.transform is None
-            else dist.TransformedDistribution(q, [coordinates.transform], validate_args=False)
-        )
+        if coordinates.transform is None:
+            return q
+        return dist.TransformedDistribution(q, [coordinates.transform], validate_args=False)
 
     def _step(
         self, coordinates: Coordinates, center: Tensor, factor: Tensor, information: Tensor, projected: Tensor
@@ -81,68 +77,63 @@ class LaplaceReader(nn.Module):
         """The next mean (..., T, n) and Cholesky factor of the covariance (..., T, n, n)."""
         if coordinates.base is not None:
             curvature = coordinates.base.precision_matrix
-            gradient = (coordinates.base.loc - center) @ curvature
+            gradient = (coordinates.base.loc - center) @ curvature  # of a Gaussian log density
         else:
             gradient, curvature = self._averages(coordinates, center, factor)
-        jacobian = _jacobian(coordinates, center)
+        jacobian = coordinates.jacobian(center)
         factor = precision_to_scale_tril(address_precision(information, curvature, jacobian), "the address precision")
         # J^T M (z - M^T w) / sigma^2
         residual = projected - (information @ coordinates.address(center).unsqueeze(-1)).squeeze(-1)
         if jacobian is not None:
             residual = (residual.unsqueeze(-2) @ jacobian).squeeze(-2)
-        step = _solve(factor, gradient + residual)
+        step = _covariance_times(factor, gradient + residual)
         if coordinates.transform is None:
             return center + step, factor
-        # In curved coordinates a full step may overshoot: take the best of it, shorter ones and none, per pattern.
+        # If T is not the identity, a full step may overshoot: use the best of five step sizes for every pattern.
         trials = center + _STEP_SIZES.to(step).view(-1, *[1] * step.dim()) * step
-        address = coordinates.address(trials)
+        address = coordinates.address(trials)  # (5, ..., T, K)
         quadratic = (address.unsqueeze(-2) @ information @ address.unsqueeze(-1))[..., 0, 0]
         log_likelihood = (projected * address).sum(-1) - 0.5 * quadratic
+        # argmax of the log posterior; a NaN never wins
         best = (log_likelihood + coordinates.log_density(trials)).nan_to_num(nan=-torch.inf).argmax(0)
         return trials.gather(0, best[None, ..., None].expand(1, *center.shape)).squeeze(0), factor
 
     def _averages(self, coordinates: Coordinates, center: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """E_q of the gradient of log p(u), (..., n), and of its negative curvature, a diagonal (..., n, n)."""
-        scale = factor.square().sum(-1).sqrt()
+        """g (..., n) and the diagonal Lambda (..., n, n), the averages of the class docstring."""
+        scale = factor.square().sum(-1).sqrt()  # standard deviations of q(u)
         nodes, weights = _quadrature(_NODES if coordinates.entry is not None else _FEW_NODES, center)
         if coordinates.entry is not None:
             values = weights * coordinates.entry_log_density(center + nodes * scale)
             gradient = (nodes * values).sum(0) / scale
             curvature = ((1 - nodes.square()) * values).sum(0) / scale.square()
-        else:  # by Stein's lemma from the gradient, for entries that depend on each other
+        else:  # entries depend on each other: Lambda = -E[x grad log p(u + s x)] / s, by Stein's lemma
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():
                 points = center + nodes * scale
                 points = points if points.requires_grad else points.requires_grad_()
-                (slopes,) = torch.autograd.grad(
-                    coordinates.log_density(points).sum(), points, create_graph=create_graph
-                )
+                log_density = coordinates.log_density(points).sum()
+                (slopes,) = torch.autograd.grad(log_density, points, create_graph=create_graph)
             gradient = (weights * slopes).sum(0)
             curvature = -(weights * nodes * slopes).sum(0) / scale
-        least = _LEAST_CURVATURE if coordinates.transform is None else _LEAST_IN_CURVED_COORDINATES
+        least = _LEAST_CURVATURE if coordinates.transform is None else _LEAST_TRANSFORMED_CURVATURE
         return gradient, curvature.clamp(min=least).diag_embed()
 
 
-_NODES = 32  # of the quadrature; an even number, so that none is zero, where a density may have a kink
-_FEW_NODES = 4  # of the quadrature over gradients, which may be infinite far out
+_NODES = 32  # of the quadrature; even, so no node is 0, where densities may have a kink
+_FEW_NODES = 4  # of the quadrature over gradients, which may be infinite far from the center
 _LEAST_CURVATURE = 1e-4
 # Lower bound on curvature: log coordinates are flat on one side, where Newton steps diverge.
-_LEAST_IN_CURVED_COORDINATES = 0.5
+_LEAST_TRANSFORMED_CURVATURE = 0.5
 _STEP_SIZES = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0])
 
 
-def _quadrature(number: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of E f(x), x ~ Normal(0, 1), each (number, 1, ..., 1) to broadcast with ``like``."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(number)
-    shape = (number,) + (1,) * like.dim()
+def _quadrature(num_nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of E f(x), x ~ Normal(0, 1), each (num_nodes, 1, ..., 1) to broadcast with ``like``."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    shape = (num_nodes,) + (1,) * like.dim()
     return like.new_tensor(nodes).view(shape), like.new_tensor(weights / weights.sum()).view(shape)
 
 
-def _jacobian(coordinates: Coordinates, center: Tensor) -> Tensor | None:
-    """J = dT/du (..., T, K, n), None for the identity."""
-    return None if coordinates.transform is None else coordinates.jacobian(center)
-
-
-def _solve(factor: Tensor, vectors: Tensor) -> Tensor:
-    """``F F^T v`` for vectors (..., n)."""
+def _covariance_times(factor: Tensor, vectors: Tensor) -> Tensor:
+    """``F F^T v`` for vectors (..., n) and the Cholesky factor F of a covariance."""
     return (factor @ (factor.mT @ vectors.unsqueeze(-1))).squeeze(-1)

@@ -1,4 +1,4 @@
-r"""The energy of a query. It is written here, and nowhere else.
+r"""The energy of a query.
 
 A cue ``c`` is evidence about a pattern ``x`` stored in a memory M. With a distribution q(x) and an address w::
 
@@ -19,7 +19,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva._precision import full_precision
+from pyro_kanerva._precision import autocast_off, full_precision
 from pyro_kanerva.channels import Channel, resolve
 from pyro_kanerva.distributions.divergence import divergence
 from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
@@ -161,7 +161,8 @@ class QueryEnergy:
         return self.parts.decoder_output(self.parts.code(self.address(points), self.matrix)[:, active])
 
     def _gradient(self, energy: Tensor, point: Tensor) -> Tensor:
-        return torch.autograd.grad(energy, point)[0]
+        with autocast_off(point):
+            return torch.autograd.grad(energy, point)[0]
 
     def _known_channel(self, prediction: dist.TorchDistribution) -> Channel | None:
         """The channel at its most likely level for each cue."""

@@ -2,9 +2,9 @@ r"""The loop of a query: x-step and w-step alternate, and the energy never rises
 
 The x-step sets ``q(x) = p(x | c, w)``, see :mod:`pyro_kanerva.retrieval.energy`. The w-step of a query with a channel
 tries the closed-form address of the code of E_q[x] as long as it helps, then takes steps of L-BFGS, preconditioned
-with the covariance of the address posterior. Without a channel these are the attractor dynamics of Wu et al. 2018
-(arXiv 1811.09556), section 3.4, made to descend: the closed-form address of e(x), and gradient steps once that would
-raise the energy. For one-hot addresses the w-step tries every slot.
+with the covariance of the address posterior. Without a channel it takes the closed-form address of e(x), as the
+attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, do; once that would raise the energy, it takes
+gradient steps. For one-hot addresses the w-step tries every slot.
 
 A trial is kept only where the energy does not rise: for every query, every encoder and every decoder. All queries run
 in one batch; those that have converged skip the networks.

@@ -1,4 +1,4 @@
-"""A test battery for parts of your own: priors, likelihoods, writers, readers and whole machines.
+"""A test battery for your own priors, likelihoods, writers, readers and machines.
 
 ::
 
@@ -7,15 +7,14 @@
     def test_my_prior():
         check_memory_prior(lambda: MyPrior(num_slots=6, code_size=10))
 
-``build`` is a callable without arguments that returns a fresh part, since several instances are needed. A part
-may be a module, a plain function or a plain distribution. Every check of the battery
+``build`` is a callable without arguments that returns a new part, because the checks need several instances. A part is
+a module, a function or a distribution. Every check
 
-- fails with an ``AssertionError`` that names the part, what was expected, what came and the remedy;
-- draws from a fixed seed, and leaves the random state and Pyro's parameter store as they were;
-- where it compares random figures, allows 6 standard errors of their difference.
+- fails with an ``AssertionError`` that states the part, what was expected, what was found and a remedy;
+- draws from a fixed seed, and does not change the random state or Pyro's parameter store;
+- allows 6 standard errors when it compares random numbers.
 
-What is proved, and up to which error, stands at the function that proves it: :func:`check_density` for a single
-distribution, :func:`check_machine` for the bound.
+:func:`check_density` states what is tested for a single distribution, and :func:`check_machine` for the bound.
 """
 
 from pyro_kanerva.testing.density import check_density
@@ -29,11 +28,6 @@ from pyro_kanerva.testing.parts import (
 )
 
 __all__ = [
-    "check_address_prior",
-    "check_density",
-    "check_likelihood",
-    "check_machine",
-    "check_memory_prior",
-    "check_reader",
+    "check_address_prior", "check_density", "check_likelihood", "check_machine", "check_memory_prior", "check_reader",
     "check_writer",
-]
+]  # fmt: skip

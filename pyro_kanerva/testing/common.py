@@ -1,4 +1,4 @@
-"""What the checks share: how they fail, compare, and leave no trace."""
+"""Helpers of the checks: fail with a message, compare samples, and restore global state."""
 
 import copy
 from collections.abc import Iterator
@@ -21,31 +21,30 @@ def name_of(part: object) -> str:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """A fixed seed and an empty parameter store inside, the caller's own afterwards."""
+    """A fixed seed and an empty parameter store; restores the caller's random state and store afterwards."""
     with torch.random.fork_rng(range(torch.cuda.device_count())), pyro.get_param_store().scope():
         torch.manual_seed(0)
         yield
 
 
 def check_equal_means(name: str, what: str, one: Tensor, other: Tensor, remedy: str) -> None:
-    """The means over dim 0 of two independent samples, equal within 6 standard errors."""
+    """Check that two independent samples have equal means over dim 0, within 6 standard errors."""
     error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
     score = ((one.mean(0) - other.mean(0)).abs() / error.clamp_min(torch.finfo(one.dtype).tiny)).nan_to_num(torch.inf)
-    worst = int(score.argmax())
+    worst = int(score.argmax())  # of all entries: a NaN counts as infinitely different
     found = f"means {one.mean(0).flatten()[worst]:.4g} and {other.mean(0).flatten()[worst]:.4g}"
     check(score.max() < 6, name, f"{what} (within 6 standard errors)", f"{found}, {score.max():.1f} apart", remedy)
 
 
 def effective(weights: Tensor) -> float:
-    """The number of equal weights that would have the same relative variance of their mean."""
+    """The effective sample size of ``weights``, ``(sum w)^2 / sum w^2``."""
     return float(weights.sum() ** 2 / weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny))
 
 
 def has_float_tensors(part: object) -> bool:
-    """Whether ``part`` is a module whose tensors follow ``module.double()``."""
-    return isinstance(part, nn.Module) and any(
-        tensor.is_floating_point() for tensor in [*part.parameters(), *part.buffers()]
-    )
+    """True if ``part`` is a module with tensors that ``module.double()`` converts."""
+    tensors = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
+    return any(tensor.is_floating_point() for tensor in tensors)
 
 
 CONSTANTS = "Make constants with the dtype and device of a parameter, buffer or argument."
@@ -53,6 +52,7 @@ CONSTANTS = "Make constants with the dtype and device of a parameter, buffer or 
 
 @contextmanager
 def converted(name: str) -> Iterator[None]:
+    """Report errors as a failure of the part ``name`` to work in float64."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -60,5 +60,5 @@ def converted(name: str) -> Iterator[None]:
 
 
 def in_float64(part: Any) -> Any:
-    """A copy of a module in float64; anything else as it is."""
+    """A copy of a module in float64; other parts unchanged."""
     return copy.deepcopy(part).double() if isinstance(part, nn.Module) else part

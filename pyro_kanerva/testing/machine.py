@@ -1,4 +1,4 @@
-"""The battery for a whole machine."""
+"""The checks of a whole machine."""
 
 import copy
 import inspect
@@ -28,33 +28,36 @@ from pyro_kanerva.testing.common import (
     name_of,
 )
 
+Build = Callable[..., Any]
+Assemble = Callable[[Any], KanervaMachine]  # puts a part into a machine
+
 
 def check_machine(build: Callable[[], KanervaMachine]) -> None:
-    r"""The whole battery for a machine whose encoder states its ``event_shape``.
+    """Check a whole machine, whose encoder must have an ``event_shape``.
 
     - The sites "memory" and "address" of model and guide have the documented shapes and plates.
-    - ``Trace_ELBO``, or ``TraceEnum_ELBO`` for one-hot addresses, gives one figure with particles vectorized and one
-      by one, and ``bound`` the same, within 6 standard errors.
-    - The loss and all gradients are finite, every parameter gets one, and not all are zero.
-    - *The guide's importance weights are proper*: with ``p(X, h)`` the model's density of the latent variables
-      ``h``, q(h) the guide's, and a constant c near p(X), the bridge identity
+    - ``Trace_ELBO``, or ``TraceEnum_ELBO`` for one-hot addresses, gives equal losses with vectorized particles, with
+      single particles, and by ``bound``, within 6 standard errors.
+    - The loss is finite. Every parameter has a finite gradient, and not all gradients are zero.
+    - *The guide's importance weights are proper.* Let ``p(X, h)`` be the model's density with the latent variables h,
+      q(h) that of the guide, and c a constant near p(X). For two patterns the bridge identity
 
       ::
 
           E_q[r / (1 + r)] = E_p(h)[p(X | h) / c / (1 + r)],      r = p(X, h) / (c q(h))
 
-      holds for two patterns within 6 standard errors. Its right side needs only samples of the model and its
-      likelihood, so a wrong density of a prior, writer or reader breaks it. By Jensen's inequality a guide with
-      proper weights gives a lower bound on log p(X).
-    - *The bound is one*: its mean less 6 standard errors is not above the log of (the mean of p(X | h) over the prior,
-      plus 6 standard errors), an unbiased estimate of p(X). Both checks are left out where that estimate rests on
-      fewer than 200 effective samples, because its standard error could not be trusted; a guide that is far from
-      the posterior leaves them without power, not wrong.
+      must hold within 6 standard errors. The right side needs only samples of the model and its likelihood, so a wrong
+      density of a prior, writer or reader violates the identity. By Jensen's inequality a guide with proper weights
+      gives a lower bound on log p(X).
+    - *The bound is a lower bound*: its mean minus 6 standard errors is at most the log of an estimate of p(X) plus 6
+      standard errors. The estimate is the mean of p(X | h) over the prior. Both checks are skipped if the estimate has
+      fewer than 200 effective samples, because its standard error is then unreliable. A guide far from the posterior
+      makes them weak, but not wrong.
     - Two machines and a deep copy train independently in one process.
-    - float64, ``load_state_dict``, ``machine.to`` and ``torch.manual_seed`` do what they say. The first is left out
-      for priors without parameters and buffers, which a machine cannot convert, unless ``build`` takes ``dtype``.
+    - float64, ``load_state_dict``, ``machine.to`` and ``torch.manual_seed`` work. The check of float64 is skipped for
+      priors without parameters and buffers, which a machine cannot convert, unless ``build`` has an argument ``dtype``.
 
-    :raises AssertionError: as the module says.
+    :raises AssertionError: if a check fails.
     """
     with isolated():
         check_assembled(name_of(build()), build, lambda machine: machine)
@@ -67,13 +70,14 @@ def small_machine(
     output_shape: tuple[int, ...] | None = None,
     **parts: Any,
 ) -> KanervaMachine:
-    encoder = MLPEncoder(event_shape, code_size, 16).append(nn.Tanh())  # codes of order 1 whatever the patterns
+    encoder = MLPEncoder(event_shape, code_size, 16).append(nn.Tanh())  # codes of order 1 for all patterns
     decoder = MLPDecoder(code_size, event_shape if output_shape is None else output_shape, 16)
     parts.setdefault("memory_prior", GaussianMemory(num_slots, code_size))
     return KanervaMachine(encoder, decoder, **parts)
 
 
-def check_assembled(name: str, build: Callable[..., Any], assemble: Callable[[Any], KanervaMachine]) -> None:
+def check_assembled(name: str, build: Build, assemble: Assemble) -> None:
+    """The checks of :func:`check_machine`, for the part ``name`` in a machine."""
     machine = assemble(build())
     shape = machine.event_shape
     check(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")
@@ -85,7 +89,7 @@ def check_assembled(name: str, build: Callable[..., Any], assemble: Callable[[An
     _check_training(name, build, assemble, patterns)
     _check_state(name, build, assemble, patterns)
     _check_float64(name, build, assemble, patterns)
-    _check_evidence(name, machine, patterns[:1, :2])
+    _check_evidence(name, machine, patterns[:1, :2])  # few latent variables: p(X) can be estimated from the prior
     _check_particles(name, machine, patterns)
 
 
@@ -122,6 +126,7 @@ def _check_particles(name: str, machine: KanervaMachine, patterns: Tensor) -> No
         finite = bool(single.isfinite().all() & losses.isfinite().all())
         remedy = "Check the loss for NaN, with torch.autograd.set_detect_anomaly(True)."
         check(finite, name, f"a finite loss one by one and from {way}", found, remedy)
+        # The variance of 12 losses may be too small by chance; its expected value is single.var() / 20.
         variance = torch.maximum(losses.var(), single.var() / 20) / len(losses) + single.var() / len(single)
         score = (single.mean() - losses.mean()).abs() / (variance.sqrt() + 1e-5 * single.abs().mean())
         remedy = "Let leading dimensions broadcast: particles come as further dimensions on the left."
@@ -129,65 +134,57 @@ def _check_particles(name: str, machine: KanervaMachine, patterns: Tensor) -> No
         check(score < 6, name, f"one loss from {way} and from particles one by one", found, remedy)
 
 
-def _check_evidence(name: str, machine: KanervaMachine, patterns: Tensor, number: int = 4000) -> None:
-    def log_prob(trace: Any) -> Tensor:  # of the latent variables, (N,)
+def _check_evidence(name: str, machine: KanervaMachine, patterns: Tensor, num_draws: int = 4000) -> None:
+    """The checks of importance weights and of the bound, see :func:`check_machine`."""
+
+    def log_prob(trace: Any) -> Tensor:
+        """The log density (N,) of the latent variables."""
         trace.compute_log_prob()
         sites = [site for site in map(trace.nodes.get, trace.stochastic_nodes) if not site_is_subsample(site)]
-        return sum((site["log_prob"].reshape(number, -1).sum(1) for site in sites), torch.zeros(()))
+        return sum((site["log_prob"].reshape(num_draws, -1).sum(1) for site in sites), torch.zeros(()))
 
-    def likelihood(trace: Any) -> Tensor:
-        return trace.nodes["pattern"]["log_prob"].reshape(number, -1).sum(1)
+    def log_likelihood_of(trace: Any) -> Tensor:
+        return trace.nodes["pattern"]["log_prob"].reshape(num_draws, -1).sum(1)
 
     def run(program: Callable[[Tensor], Any], seed: int) -> Any:
-        torch.manual_seed(seed)  # a guide that draws more than its sites repeats that
+        torch.manual_seed(seed)  # a guide may draw random numbers outside of its sites: repeat them
         return poutine.trace(program).get_trace(patterns)
 
-    with torch.no_grad(), pyro.plate("draws", number, dim=-3):
+    with torch.no_grad(), pyro.plate("draws", num_draws, dim=-3):
         prior, guide = run(machine.model, 1), run(machine.guide, 2)
         model_at_guide = run(poutine.replay(machine.model, trace=guide), 3)
         guide_at_prior = run(poutine.replay(machine.guide, trace=prior), 2)
-        weight = log_prob(model_at_guide) + likelihood(model_at_guide) - log_prob(guide)
-        weight_at_prior = log_prob(prior) + likelihood(prior) - log_prob(guide_at_prior)
-        fit = likelihood(prior)
-    evidence = fit.logsumexp(0) - math.log(number)
+        weight = log_prob(model_at_guide) + log_likelihood_of(model_at_guide) - log_prob(guide)
+        weight_at_prior = log_prob(prior) + log_likelihood_of(prior) - log_prob(guide_at_prior)
+        log_likelihood = log_likelihood_of(prior)
+    log_evidence = log_likelihood.logsumexp(0) - math.log(num_draws)  # log c of the bridge identity
     remedy = "Check for parameters or samples that overflow."
-    finite = bool(weight.isfinite().all() & fit.isfinite().all() & ~weight_at_prior.isnan().any())
+    finite = bool(weight.isfinite().all() & log_likelihood.isfinite().all() & ~weight_at_prior.isnan().any())
     check(finite, name, "finite log densities of the model and the guide", "NaN or infinite ones", remedy)
-    if effective((fit - evidence).exp()) < 200:
+    relative_likelihood = (log_likelihood - log_evidence).exp()  # p(X | h) / c
+    if effective(relative_likelihood) < 200:
         return
-    left, right = (weight - evidence).sigmoid(), (fit - evidence).exp() * (evidence - weight_at_prior).sigmoid()
+    left, right = (weight - log_evidence).sigmoid(), relative_likelihood * (log_evidence - weight_at_prior).sigmoid()
     remedy = "Make sample() and log_prob() of priors, writer and reader describe the same normalized distributions."
     if min(effective(left), effective(right)) >= 100:
-        check_equal_means(
-            name, "the same evidence from guide and prior", left.unsqueeze(-1), right.unsqueeze(-1), remedy
-        )
-    bound, error = weight.mean(), weight.std() / math.sqrt(number)
-    ceiling = evidence + (6 * (fit - evidence).exp().std() / math.sqrt(number)).log1p()
+        what = "the same evidence from guide and prior"
+        check_equal_means(name, what, left.unsqueeze(-1), right.unsqueeze(-1), remedy)
+    bound, error = weight.mean(), weight.std() / math.sqrt(num_draws)
+    ceiling = log_evidence + (6 * relative_likelihood.std() / math.sqrt(num_draws)).log1p()
     found = f"{bound:.3f} +- {error:.3f} above {ceiling:.3f} nats"
     check(bound - 6 * error <= ceiling, name, "a bound below the log evidence", found, remedy)
 
 
-def _snapshot(machine: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in machine.named_parameters()}
-
-
-def _moved(machine: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    return {name for name, value in machine.named_parameters() if not torch.equal(value, before[name])}
-
-
-def _check_training(
-    name: str, build: Callable[[], Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
-) -> None:
+def _check_training(name: str, build: Build, assemble: Assemble, patterns: Tensor) -> None:
     parts = [build(), build()]
     machines = [assemble(part) for part in parts]
     machine, elbo = machines[0], _elbo(machines[0])
     elbo.differentiable_loss(machine.model, machine.guide, patterns).backward()
     learned = {id(value): key for key, value in machine.named_parameters() if value.requires_grad}
     own = list(parts[0].parameters()) if isinstance(parts[0], nn.Module) else []
-    nonzero = set()
-    for parameter in own:
-        if id(parameter) not in learned:
-            continue
+    trained = [parameter for parameter in own if id(parameter) in learned]
+    nonzero = set()  # names of parameters with a gradient that is not zero
+    for parameter in trained:
         key, gradient = learned[id(parameter)], cast(Tensor, parameter.grad)
         remedy = "Do not detach it or take its .data, and use it in what the part returns."
         check(gradient is not None, name, f"a gradient of {key}", "none", remedy)
@@ -195,30 +192,27 @@ def _check_training(
         check(gradient.isfinite().all(), name, f"a finite gradient of {key}", gradient, remedy)
         nonzero |= {key} if bool(gradient.any()) else set()
     remedy = "Let the parameters enter what the part returns."
-    trained = [parameter for parameter in own if id(parameter) in learned]
     check(nonzero or not trained, name, "gradients that are not all zero", "zeros", remedy)
     machines.append(copy.deepcopy(machine))
     for machine in machines:
-        before = [_snapshot(other) for other in machines]
+        before = [copy.deepcopy(dict(other.named_parameters())) for other in machines]
         svi = SVI(*machine.training_pair(), PyroOptim(torch.optim.Adam, {"lr": 1e-2}), elbo)
         for _ in range(2):
             svi.step(patterns)
-        for other, known in zip(machines, before, strict=True):
-            moved = _moved(other, known)
+        for other, old in zip(machines, before, strict=True):
+            changed = {key for key, value in other.named_parameters() if not torch.equal(value, old[key])}
             if other is machine:
                 remedy = "Hold parameters as nn.Parameter of the part, and make a new one for every instance."
-                check(nonzero <= moved, name, "SVI to train the parameters", f"frozen: {nonzero - moved}", remedy)
+                check(nonzero <= changed, name, "SVI to train the parameters", f"frozen: {nonzero - changed}", remedy)
             else:
                 remedy = "Create parameters in __init__, not at module level or as a default argument."
-                check(not moved, name, "instances that train alone", f"another's parameters {moved} moved", remedy)
-    strange = [key for key in pyro.get_param_store() if not key.startswith("kanerva_machine_")]
+                check(not changed, name, "instances that train alone", f"another's parameters {changed} moved", remedy)
+    foreign = [key for key in pyro.get_param_store() if not key.startswith("kanerva_machine_")]
     remedy = "Use nn.Parameter in a module instead of pyro.param, whose names all instances share."
-    check(not strange, name, "only the machine's own parameters in Pyro's store", strange, remedy)
+    check(not foreign, name, "only the machine's own parameters in Pyro's store", foreign, remedy)
 
 
-def _check_state(
-    name: str, build: Callable[[], Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
-) -> None:
+def _check_state(name: str, build: Build, assemble: Assemble, patterns: Tensor) -> None:
     def bound(machine: KanervaMachine, device: str = "cpu") -> Tensor:
         torch.manual_seed(1)
         return machine.bound(patterns.to(device)).bound
@@ -242,19 +236,17 @@ def _check_state(
         bound(machine.to("cuda"), "cuda")
 
 
-def _check_float64(
-    name: str, build: Callable[..., Any], assemble: Callable[[Any], KanervaMachine], patterns: Tensor
-) -> None:
+def _check_float64(name: str, build: Build, assemble: Assemble, patterns: Tensor) -> None:
     part = build()
     machine = assemble(part)
-    prior = part is machine.memory_prior or part is machine.address_prior
-    if prior and not has_float_tensors(part):
+    is_prior = part is machine.memory_prior or part is machine.address_prior
+    if is_prior and not has_float_tensors(part):  # .double() does not reach it
         if "dtype" in inspect.signature(build).parameters:
             machine = assemble(part := build(dtype=torch.float64))
         elif as_distribution(part).sample().dtype != torch.float64:
             return
     machine, remedy = machine.double(), CONSTANTS
-    if prior:
+    if is_prior:
         dtype = as_distribution(part).sample().dtype
         check(dtype == torch.float64, name, "float64 samples after .double()", dtype, remedy)
     with converted(name):

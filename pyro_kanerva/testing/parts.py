@@ -1,4 +1,4 @@
-"""The batteries for single parts, put into small machines."""
+"""The checks of single parts, alone and in small machines."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Build = Callable[[], Any]
 
 
 def _check_prior(name: str, prior: Prior, event_shape: tuple[int, ...]) -> None:
-    """Shapes, an ``expand`` that makes independent copies, and the density."""
+    """Check shapes, ``expand``, and the density."""
     distribution = as_distribution(prior)
     shapes = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     remedy = f"Declare event dimensions with .to_event({len(event_shape)}), and leave the batch to the plates."
@@ -50,13 +50,13 @@ def _check_prior(name: str, prior: Prior, event_shape: tuple[int, ...]) -> None:
 
 
 def check_memory_prior(build: Build, *, num_slots: int = 6, code_size: int = 10) -> None:
-    """The battery for a memory prior, a module, callable or distribution of event shape (K, C).
+    """Check a memory prior: a module, callable or distribution of event shape (K, C).
 
-    Its shapes and density, see :func:`check_density`; that in a machine the log joint changes by as much as its
-    log density differs from the default prior's; and :func:`check_machine`.
+    Checks its shapes and its density, see :func:`check_density`; that it contributes its log density to the log joint
+    of a machine; and :func:`check_machine`.
 
-    :param build: returns a fresh prior.
-    :raises AssertionError: as the module says.
+    :param build: returns a new prior.
+    :raises AssertionError: if a check fails.
     """
     with isolated():
         _check_prior(name_of(build()), build(), (num_slots, code_size))
@@ -66,9 +66,9 @@ def check_memory_prior(build: Build, *, num_slots: int = 6, code_size: int = 10)
 
 
 def check_address_prior(build: Build, *, num_slots: int = 6, code_size: int = 10) -> None:
-    """The battery for an address prior of event shape (K,), as :func:`check_memory_prior`.
+    """Check an address prior of event shape (K,), as :func:`check_memory_prior` does.
 
-    :raises AssertionError: as the module says.
+    :raises AssertionError: if a check fails.
     """
     with isolated():
         _check_prior(name_of(build()), build(), (num_slots,))
@@ -78,6 +78,7 @@ def check_address_prior(build: Build, *, num_slots: int = 6, code_size: int = 10
 
 
 def _check_swap(build: Build, site: str, machine: KanervaMachine, default: nn.Module) -> None:
+    """Check that swapping the prior for ``default`` changes the log joint by the difference of their log densities."""
     other = copy.deepcopy(machine)
     setattr(other, f"{site}_prior", default)
     patterns = torch.zeros(2, 5, 3)
@@ -88,6 +89,7 @@ def _check_swap(build: Build, site: str, machine: KanervaMachine, default: nn.Mo
         priors = as_distribution(getattr(machine, f"{site}_prior")), as_distribution(default)
         expected = priors[0].log_prob(value).sum() - priors[1].log_prob(value).sum()
         joints = trace.log_prob_sum(), swapped.log_prob_sum()
+    # relative, because float32 rounds a sum of many terms
     difference = (joints[0] - joints[1] - expected).abs() / (1 + joints[0].abs() + joints[1].abs())
     what = f"the log joint to change by {expected:.4f} nats against the default prior"
     remedy = "Let log_prob() depend on nothing but the value and the parameters."
@@ -102,11 +104,13 @@ def check_likelihood(
     num_slots: int = 6,
     code_size: int = 10,
 ) -> None:
-    """The battery for a likelihood, a module or callable from decoder output to a distribution of entries.
+    """Check a likelihood: a module or callable from decoder output to a distribution of entries.
 
-    :param output_shape: what the decoder returns for one pattern.
-    :param event_shape: of a pattern; by default ``output_shape``. Patterns are sampled from the likelihood.
-    :raises AssertionError: as the module says.
+    Patterns are sampled from the likelihood.
+
+    :param output_shape: the shape of the decoder's output for one pattern.
+    :param event_shape: the shape of a pattern, by default ``output_shape``.
+    :raises AssertionError: if a check fails.
     """
     shape = output_shape if event_shape is None else event_shape
     with isolated():
@@ -118,13 +122,15 @@ def check_likelihood(
         with converted(name):
             entries = in_float64(likelihood)(torch.randn(1, *output_shape, dtype=torch.float64))
         check_density(name, entries)
-        check_assembled(
-            name, build, lambda part: small_machine(num_slots, code_size, shape, output_shape, likelihood=part)
-        )
+
+        def assemble(part: Any) -> KanervaMachine:
+            return small_machine(num_slots, code_size, shape, output_shape, likelihood=part)
+
+        check_assembled(name, build, assemble)
 
 
 def _fresh(prior: Build | Prior | None, num_slots: int) -> Prior:
-    """A copy of ``prior`` of its own, or what it builds."""
+    """A copy of ``prior``, or what it builds, or the default."""
     if prior is None:
         return GaussianAddress(num_slots)
     if isinstance(prior, nn.Module | torch.distributions.Distribution):
@@ -143,13 +149,13 @@ def _check_codes_gradient(name: str, codes: Tensor, log_prob: Tensor) -> None:
 def check_writer(
     build: Build, address_prior: Build | Prior | None = None, *, num_slots: int = 6, code_size: int = 10
 ) -> None:
-    """The battery for a writer, ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``.
+    """Check a writer, ``(codes (B, T, C), prior: MatrixNormal, code_scale) -> WriteResult``.
 
-    Its shapes for a prior of batch () and (B,), each episode written as if alone, a gradient for the codes, the density
-    of q(M), see :func:`check_density`, and :func:`check_machine`.
+    Checks shapes for a prior of batch () and (B,); that episodes do not influence each other; the gradient of the
+    codes; the density of q(M), see :func:`check_density`; and :func:`check_machine`.
 
-    :param address_prior: of the machine: a prior, or a callable that builds one; by default the Gaussian.
-    :raises AssertionError: as the module says.
+    :param address_prior: the prior of the machine, or a callable that builds one; Gaussian by default.
+    :raises AssertionError: if a check fails.
     """
     with isolated():
         name, writer, scale = name_of(build()), build(), torch.tensor(0.7)
@@ -175,65 +181,58 @@ def check_writer(
                 check(close, name, f"the same result for an episode {what}", "another", remedy)
         _check_codes_gradient(name, codes, result.memory.log_prob(torch.randn(num_slots, code_size)))
         check_density(f"q(M) of {name}", _element(result.memory, slice(0, 1)))
-        check_assembled(
-            name,
-            build,
-            lambda part: small_machine(
-                num_slots, code_size, writer=part, address_prior=_fresh(address_prior, num_slots)
-            ),
-        )
+
+        def assemble(part: Any) -> KanervaMachine:
+            return small_machine(num_slots, code_size, writer=part, address_prior=_fresh(address_prior, num_slots))
+
+        check_assembled(name, build, assemble)
 
 
-def _element(memory: MatrixNormal, index: slice) -> MatrixNormal:
-    factor = memory.scale_tril_row.expand(*memory.batch_shape, -1, -1)
-    return MatrixNormal(memory.loc[index], factor[index], memory.scale_tril_column, validate_args=False)
+def _element(posterior: MatrixNormal, index: slice) -> MatrixNormal:
+    factor = posterior.scale_tril_row.expand(*posterior.batch_shape, -1, -1)
+    return MatrixNormal(posterior.loc[index], factor[index], posterior.scale_tril_column, validate_args=False)
 
 
 def _tensors(result: WriteResult) -> list[Tensor]:
-    return [
-        result.memory.loc,
-        result.memory.row_covariance.expand(*result.memory.batch_shape, -1, -1),
-        result.addresses,
-    ]
+    covariance = result.memory.row_covariance.expand(*result.memory.batch_shape, -1, -1)
+    return [result.memory.loc, covariance, result.addresses]
 
 
 def check_reader(
     build: Build, address_prior: Build | Prior | None = None, *, num_slots: int = 6, code_size: int = 10
 ) -> None:
-    """The battery for a reader, ``(codes (..., T, C), memory (..., K, C), address_prior, code_scale) -> q(w | x, M)``.
+    """Check a reader, ``(codes (..., T, C), matrix (..., K, C), address_prior, code_scale) -> q(w | x, M)``.
 
-    Its shapes, each particle and episode read as if alone, a gradient for the codes, the density of q(w | x, M), see
-    :func:`check_density`, and :func:`check_machine`.
+    Checks shapes; that particles and episodes do not influence each other; the gradient of the codes; the density of
+    q(w | x, M), see :func:`check_density`; and :func:`check_machine`.
 
-    :param address_prior: a prior, or a callable that builds one; by default the Gaussian.
-    :raises AssertionError: as the module says.
+    :param address_prior: the prior of the machine, or a callable that builds one; Gaussian by default.
+    :raises AssertionError: if a check fails.
     """
     with isolated():
         name, reader, scale = name_of(build()), build(), torch.tensor(0.7)
         prior = as_distribution(_fresh(address_prior, num_slots))
         codes = torch.randn(3, 5, code_size, requires_grad=True)
-        memory = torch.randn(4, 3, num_slots, code_size) / 2
-        for memories, batch in ((memory[0], (3, 5)), (memory, (4, 3, 5))):
-            result = reader(codes, memories, prior, scale)
+        matrices = torch.randn(4, 3, num_slots, code_size) / 2  # (particles, episodes, K, C)
+        for matrix, batch in ((matrices[0], (3, 5)), (matrices, (4, 3, 5))):
+            result = reader(codes, matrix, prior, scale)
             found = tuple(result.batch_shape), tuple(result.event_shape)
             what = f"batch and event shape {(batch, (num_slots,))} for codes (3, 5, {code_size})"
             remedy = "Broadcast the leading dimensions of codes and memory: particles come on the left of the memory."
-            check(found == (batch, (num_slots,)), name, f"{what}, memory {tuple(memories.shape)}", found, remedy)
+            check(found == (batch, (num_slots,)), name, f"{what}, memory {tuple(matrix.shape)}", found, remedy)
         address = result.sample()
         log_prob = result.log_prob(address)
         for particle in range(4):
             for episode in range(3):
-                alone = reader(codes[episode], memory[particle, episode], prior, scale)
+                alone = reader(codes[episode], matrices[particle, episode], prior, scale)
                 wanted = alone.log_prob(address[particle, episode])
                 close = torch.allclose(log_prob[particle, episode], wanted, rtol=1e-3, atol=1e-3)
                 remedy = "Read particle p and episode b from memory[p, b] and codes[b] only."
                 check(close, name, "each particle and episode to be read as if alone", "another density", remedy)
         _check_codes_gradient(name, codes, log_prob)
-        check_density(f"q(w) of {name}", reader(codes[:1, :1], memory[0, :1], prior, scale))
-        check_assembled(
-            name,
-            build,
-            lambda part: small_machine(
-                num_slots, code_size, reader=part, address_prior=_fresh(address_prior, num_slots)
-            ),
-        )
+        check_density(f"q(w) of {name}", reader(codes[:1, :1], matrices[0, :1], prior, scale))
+
+        def assemble(part: Any) -> KanervaMachine:
+            return small_machine(num_slots, code_size, reader=part, address_prior=_fresh(address_prior, num_slots))
+
+        check_assembled(name, build, assemble)

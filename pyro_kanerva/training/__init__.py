@@ -1,4 +1,4 @@
-"""Training: a thin loop over stochastic variational inference, with progress, checkpoints and resume."""
+"""Training with progress, checkpoints and resume."""
 
 from pyro_kanerva.training.checkpoint import load_checkpoint
 from pyro_kanerva.training.loop import FitResult, fit

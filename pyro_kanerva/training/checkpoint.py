@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, read in one place."""
+"""Checkpoints of a training run."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ FILE = "checkpoint.pt"
 def save_checkpoint(
     folder: Path, machine: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float], settings: dict[str, Any]
 ) -> None:
-    """Write a checkpoint into ``folder``, whole or not at all."""
+    """Write a checkpoint into ``folder``, completely or not at all."""
     state = {"machine": machine.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
     _files.save(folder / FILE, "checkpoint", settings, state)
 
@@ -26,11 +26,11 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     settings: dict[str, Any] | None = None,
 ) -> list[float]:
-    """Load the parameters of a run into ``machine``, and the state of its optimizer; returns the losses so far.
+    """Load the parameters of a run into ``machine`` and its state into ``optimizer``; returns the losses so far.
 
-    :param settings: those that the run must have had; ``None`` for any.
+    :param settings: values that the settings of the run must have; ``None`` accepts all settings.
     :raises FileNotFoundError: if there is no checkpoint.
-    :raises ValueError: if the file is broken, of a run with other settings, or of a machine of another build.
+    :raises ValueError: if the file is broken, or from a run with other settings, or from a machine of other sizes.
     """
     path = Path(folder, FILE)
     header, state = _files.load(path, "checkpoint", next(machine.parameters()).device)
@@ -48,11 +48,10 @@ def load_checkpoint(
         ) from error
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])
-    losses: list[float] = state["losses"]
-    return losses
+    return state["losses"]
 
 
 def cut_metrics(path: Path, num_steps: int) -> None:
-    """Keep the lines of the first ``num_steps`` steps, those that the checkpoint has."""
+    """Keep the lines of the first ``num_steps`` steps; a run may have stopped after its last checkpoint."""
     lines = path.read_text().splitlines(keepends=True)[:num_steps] if path.exists() else []
     _files.write_text(path, "".join(lines))

@@ -1,4 +1,4 @@
-"""Training: a thin loop over stochastic variational inference, with progress, checkpoints and resume."""
+"""The training loop: stochastic variational inference with Adam."""
 
 import json
 import math
@@ -23,14 +23,14 @@ from pyro_kanerva.priors import as_distribution
 from pyro_kanerva.training.checkpoint import FILE, cut_metrics, load_checkpoint, save_checkpoint
 
 _WARM_UP = 50  # steps over which the learning rate rises
-_BOUND_EVERY = 25  # steps between two readings of the bound
+_BOUND_EVERY = 25  # steps between two evaluations of the bound
 
 
 class FitResult(NamedTuple):
-    """What :func:`fit` did.
+    """The result of :func:`fit`.
 
-    ``losses``: of every step since the start, including those before a resume, in nats per pattern;
-    ``interrupted``: True if Ctrl-C ended the run before its last step.
+    ``losses``: the loss of every step, including those before a resume, in nats per pattern; ``interrupted``: True if
+    Ctrl-C ended the run before its last step.
     """
 
     losses: list[float]
@@ -55,26 +55,24 @@ def fit(
 ) -> FitResult:
     """Train a machine by SVI on the evidence lower bound.
 
-    Each step takes the next batch of ``episodes``, and one step of Adam on the loss of
-    :meth:`KanervaMachine.training_pair`, divided by the number of patterns. The learning rate rises over
-    the first steps and falls to zero along a cosine. The noise of step n depends on ``seed`` and n alone,
-    and the global random state is left as it was.
+    A step uses the next batch of ``episodes`` for one step of Adam on the loss of :meth:`KanervaMachine.training_pair`,
+    divided by the number of patterns. The learning rate rises over the first steps and then falls to zero along a
+    cosine. The noise of step n depends only on ``seed`` and n. The global random state does not change.
 
-    :param num_steps: steps in all, those before a resume included.
-    :param learning_rate: the largest one.
+    :param num_steps: total number of steps, including those before a resume.
+    :param learning_rate: the largest learning rate.
     :param autoencoder_weight: see :meth:`KanervaMachine.training_pair`, also for the next two.
-    :param loss: by default ``TraceMeanField_ELBO(max_plate_nesting=2)``, whose closed-form divergences have
-        less noise, and for discrete addresses ``TraceEnum_ELBO(max_plate_nesting=2)``, which sums them out; pass
-        ``Trace_ELBO(max_plate_nesting=2)`` for a writer that samples.
-    :param seed: of the noise; the data have their own in ``episodes``.
-    :param folder: where ``metrics.jsonl`` (a line per step: loss in nats per pattern, now and then the
-        bound) and ``checkpoint.pt`` are written; ``None`` writes nothing.
-    :param resume: go on from the checkpoint in ``folder``, exactly as if there had been no stop.
-    :param checkpoint_every: steps between two checkpoints; one is also written at the end, and at
-        Ctrl-C, after the step in hand.
-    :param progress: show a progress bar with the running bound in nats per pattern.
-    :raises ValueError: if an argument is out of range, the folder holds a checkpoint that is not to be
-        resumed, or one that is broken or of a run with other arguments, or the loss becomes NaN or infinite.
+    :param loss: by default ``TraceMeanField_ELBO(max_plate_nesting=2)``, whose closed-form KL terms have less noise;
+        for discrete addresses ``TraceEnum_ELBO(max_plate_nesting=2)``, which sums them out. A writer that samples needs
+        ``Trace_ELBO(max_plate_nesting=2)``.
+    :param seed: seed of the noise; ``episodes`` has its own seed.
+    :param folder: folder for ``checkpoint.pt`` and ``metrics.jsonl``, which has a line per step with the loss, and
+        every 25 steps the bound, in nats per pattern. ``None`` writes no files.
+    :param resume: continue from the checkpoint in ``folder``; the result is the same as without an interruption.
+    :param checkpoint_every: steps between two checkpoints. One more is written at the end, and after Ctrl-C.
+    :param progress: show a progress bar with the bound in nats per pattern.
+    :raises ValueError: if an argument is out of range; if the folder holds a checkpoint and ``resume`` is False; if the
+        checkpoint is broken or from a run with other arguments; or if the loss becomes NaN or infinite.
     :raises FileNotFoundError: if there is no checkpoint to resume from.
     """
     check_at_least("fit()", 1, num_steps=num_steps, checkpoint_every=checkpoint_every)
@@ -87,7 +85,7 @@ def fit(
     elbo = (TraceEnum_ELBO if discrete else TraceMeanField_ELBO)(max_plate_nesting=2) if loss is None else loss
     loss_of = elbo(*machine.training_pair(autoencoder_weight, memory_kl_weight, cue_channel))
     optimizer = torch.optim.Adam(machine.parameters(), lr=learning_rate)
-    settings = {
+    settings = {  # a resumed run must have the same
         "num_steps": num_steps,
         "learning_rate": learning_rate,
         "autoencoder_weight": autoencoder_weight,
@@ -105,7 +103,7 @@ def fit(
             )
         folder.mkdir(parents=True, exist_ok=True)
         losses = load_checkpoint(folder, machine, optimizer, settings) if resume else []
-        cut_metrics(folder / "metrics.jsonl", len(losses))
+        cut_metrics(folder / "metrics.jsonl", len(losses))  # steps after the checkpoint run again
 
     def save() -> None:
         if folder is not None:
@@ -119,14 +117,14 @@ def fit(
     ):
         for step in range(len(losses), num_steps):
             patterns = episodes[step].to(device, dtype)
-            torch.manual_seed(derive_seed(seed, step))
+            torch.manual_seed(derive_seed(seed, step))  # so a resumed run repeats the same noise
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, num_steps)
             optimizer.zero_grad()
             value = loss_of(patterns) / patterns.shape[:2].numel()
-            with autocast_off(value):  # autocast around fit() is for the forward pass of the networks
+            with autocast_off(value):  # a caller's autocast is for the forward pass of the networks only
                 value.backward()
-            gradient = torch.nn.utils.clip_grad_norm_(machine.parameters(), math.inf)
+            gradient = torch.nn.utils.clip_grad_norm_(machine.parameters(), math.inf)  # the norm; clips nothing
             if not bool((value + gradient).isfinite()):
                 raise ValueError(
                     f"fit(): at step {step + 1} the loss is {value.item()} and the norm of its gradient "
@@ -143,7 +141,7 @@ def fit(
             metrics.write(json.dumps(line) + "\n")
             bar.update()
             if interrupted.is_set():
-                break
+                break  # the checkpoint after the loop holds this step
             if (step + 1) % checkpoint_every == 0:
                 metrics.flush()
                 save()
@@ -153,14 +151,15 @@ def fit(
 
 
 def _schedule(step: int, num_steps: int) -> float:
+    """The learning rate of a step divided by the largest one: linear warm-up times a cosine."""
     return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts as ever."""
+    """An event that the first Ctrl-C sets; a second one is handled as before."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield event
         return
     previous = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Writers: how an episode becomes q(M), the amortized variational guide of the memory."""
+"""Writers: the guide q(M) of the memory, given the codes of an episode."""
 
 from pyro_kanerva.writers.amortized import AmortizedWriter
 from pyro_kanerva.writers.base import Writer, WriteResult, check_continues, continues, needs_distinct_slots
@@ -9,16 +9,6 @@ from pyro_kanerva.writers.reading import ReadingWriter
 from pyro_kanerva.writers.slots import SlotWriter
 
 __all__ = [
-    "AmortizedWriter",
-    "FrameWriter",
-    "OnlineWriter",
-    "PseudoInverseWriter",
-    "ReadingWriter",
-    "SlotWriter",
-    "WriteResult",
-    "Writer",
-    "check_continues",
-    "continues",
-    "needs_distinct_slots",
-    "write_in_blocks",
-]
+    "AmortizedWriter", "FrameWriter", "OnlineWriter", "PseudoInverseWriter", "ReadingWriter", "SlotWriter",
+    "WriteResult", "Writer", "check_continues", "continues", "needs_distinct_slots", "write_in_blocks",
+]  # fmt: skip

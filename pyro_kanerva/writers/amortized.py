@@ -1,9 +1,10 @@
-"""Addresses from a network on the codes."""
+"""The writer of the 2018 Kanerva Machine."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import block_update
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.readers import apply_network
@@ -11,18 +12,19 @@ from pyro_kanerva.writers.base import WriteResult
 
 
 class AmortizedWriter(nn.Module):
-    """Addresses from a network on the codes, and the exact posterior memory given them: the 2018 Kanerva Machine.
-
-    :param network: codes (N, C) -> addresses (N, K). It may also return (N, 2 K), as the network of
-        :class:`AmortizedReader` does: the first half is taken, so that both can share one network.
+    """A network maps codes to addresses; the memory is the exact posterior given them, as in the 2018 Kanerva Machine.
 
     Source: Wu, Wayne, Graves, Lillicrap 2018, "The Kanerva Machine" (arXiv 1804.01756), section 3.3.
+
+    :param network: codes (N, C) -> addresses (N, K). To share the network of :class:`AmortizedReader`, the writer
+        accepts (N, 2 K) and uses the first half.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
 
+    @full_precision
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,).
 

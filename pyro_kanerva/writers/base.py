@@ -1,4 +1,4 @@
-"""What a writer is, what it returns, and what it may add."""
+"""The protocol of writers, their result, and their optional attributes."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,11 +9,11 @@ from pyro_kanerva.distributions import MatrixNormal
 
 
 class WriteResult(NamedTuple):
-    """What a writer returns: q(M) and the addresses under which the patterns were stored.
+    """What a writer returns: q(M) and the addresses at which it stored the patterns.
 
-    ``memory`` has batch (B,) and event (K, C); ``addresses`` (B, T, K) are the means E[w_t], and
-    ``address_scale_tril`` (B, K, K) the Cholesky factor of their covariance where it entered the update.
-    ``statistics`` is what they added to the natural parameters, if the writer has computed it.
+    ``memory``: q(M), batch shape (B,) and event shape (K, C). ``addresses`` (B, T, K): the means E[w_t].
+    ``address_scale_tril`` (B, K, K): the Cholesky factor of their covariance, if the update used it. ``statistics``:
+    what the episode added to the natural parameters, if the writer computed it.
     """
 
     memory: MatrixNormal
@@ -23,7 +23,7 @@ class WriteResult(NamedTuple):
 
 
 class Writer(Protocol):
-    """How an episode becomes q(M), the amortized variational guide of the memory: any callable of this signature.
+    """Any callable of this signature; it gives q(M), the guide of the memory.
 
     Two attributes are optional, see :func:`continues` and :func:`needs_distinct_slots`.
     """
@@ -31,17 +31,17 @@ class Writer(Protocol):
     def __call__(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor, /) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``, of batch shape () or (B,) and event shape (K, C).
 
-        ``code_scale`` is sigma, a standard deviation, shape ().
+        ``prior`` is the prior memory or one written before. ``code_scale`` is sigma, a standard deviation, shape ().
         """
 
 
 def continues(writer: Writer) -> bool:
-    """False for a writer with ``continues = False``: it does not keep what a memory already holds. Default: True."""
+    """True if the writer keeps what ``prior`` already holds; False if it has the attribute ``continues = False``."""
     return bool(getattr(writer, "continues", True))
 
 
 def check_continues(writer: Writer) -> None:
-    """:raises ValueError: if the writer does not keep what a memory already holds."""
+    """:raises ValueError: if the writer does not keep what ``prior`` already holds."""
     if not continues(writer):
         raise ValueError(
             f"write(): {type(writer).__name__} starts anew with every write and would lose what came before. Write all "
@@ -50,5 +50,5 @@ def check_continues(writer: Writer) -> None:
 
 
 def needs_distinct_slots(writer: Writer) -> bool:
-    """True for a writer with ``needs_distinct_slots = True``: it cannot address slots of equal mean. Default: False."""
+    """True for a writer with ``needs_distinct_slots = True``: it gives slots of equal mean equal addresses."""
     return bool(getattr(writer, "needs_distinct_slots", False))

@@ -1,4 +1,4 @@
-"""The writer whose addresses do not depend on what a memory holds."""
+"""A writer whose addresses do not depend on the memory."""
 
 from torch import Tensor, nn
 
@@ -9,17 +9,17 @@ from pyro_kanerva.writers.base import WriteResult
 
 
 class FrameWriter(nn.Module):
-    r"""All addresses in one frame, independent of what a memory holds: writes commute and memories merge exactly.
+    """Addresses with respect to one fixed frame: writes commute, and memories merge exactly.
 
     ::
 
-        W = Z R0^T (R0 R0^T + sigma^2 I)^-1         the addresses that the frame's mean R0 would give
+        W = Z R0^T (R0 R0^T + sigma^2 I)^-1         addresses in a memory with the mean R0 of the frame
         q(M) = the exact posterior given W
 
-    Patterns written in any order, in any number of parts or by any number of processes give the same memory. Unlike
-    :class:`OnlineWriter`, an address does not use what is stored already.
+    The result is the same for patterns written in any order, in any number of parts or by any number of processes.
+    Unlike those of :class:`OnlineWriter`, addresses do not depend on the patterns that are already stored.
 
-    :param frame: usually the memory prior of the machine, the same object; its mean is R0.
+    :param frame: a prior with mean R0, usually the memory prior of the machine, the same object.
     """
 
     needs_distinct_slots = True

@@ -13,22 +13,19 @@ from pyro_kanerva.writers.base import WriteResult
 
 
 class PseudoInverseWriter(nn.Module):
-    r"""Two least-squares problems instead of Bayes' rule: the Generative Pseudo-Inverse Memory.
+    """Two least-squares problems instead of Bayes' rule: the Generative Pseudo-Inverse Memory.
 
     ::
 
         W = Z R0^+,      R = W^+ Z,      q(M) = MatrixNormal(R, diag(scale^2), I)
 
-    with the prior's mean R0, pseudo-inverses with a small ridge, and learned scales of the slots. The result does not
-    hold what a memory held before: a written memory cannot be continued, and :meth:`Memory.write` refuses to.
+    with the prior's mean R0, pseudo-inverses with a small ridge, and learned scales of the K slots. A write replaces
+    what a memory held before, so :meth:`Memory.write` raises an error for this writer. Source: Pham, Le, Ngo, Tran,
+    Venkatesh 2022, "Generative Pseudo-Inverse Memory" (ICLR), section 3, where M is a point.
 
-    :param num_slots: K.
-    :param scale: where the standard deviations of the slots start.
-    :param ridge: relative to the mean eigenvalue of the matrix that is inverted.
+    :param scale: initial standard deviation of the slots.
+    :param ridge: relative to the mean eigenvalue of the inverted matrix.
     :raises ValueError: if an argument is not positive.
-
-    Source: Pham, Le, Ngo, Tran, Venkatesh 2022, "Generative Pseudo-Inverse Memory" (ICLR), section 3; there
-    the memory is a point.
     """
 
     continues = False
@@ -49,9 +46,9 @@ class PseudoInverseWriter(nn.Module):
 
     @full_precision
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
-        """Write ``codes`` (B, T, C); only the mean of ``prior`` is used.
+        """Write ``codes`` (B, T, C). Of ``prior`` it uses only the mean.
 
-        :raises ValueError: if the memory has another number of slots.
+        :raises ValueError: if ``prior`` has another number of slots.
         """
         if prior.event_shape[0] != len(self.log_scale):
             raise ValueError(

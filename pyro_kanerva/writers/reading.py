@@ -1,9 +1,10 @@
-"""The online writer with a reader of your choice."""
+"""An online writer with any reader."""
 
 import torch
 from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import block_update
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.priors import Prior, as_distribution, point_address
@@ -12,7 +13,7 @@ from pyro_kanerva.writers.base import WriteResult
 
 
 class ReadingWriter(nn.Module):
-    """Dynamic addressing with a reader of your choice, for address priors on a part of R^K, such as the simplex.
+    """Dynamic addressing with any reader, for address priors on a subset of R^K, such as the simplex.
 
     ::
 
@@ -21,10 +22,10 @@ class ReadingWriter(nn.Module):
             MN(R, U) <- block update with (W, Z)
         then sweeps times: all W from the whole memory, and q(M) from all W
 
-    :param address_prior: that of the machine; the same object, where it is learned.
+    :param address_prior: the address prior of the machine; the same object, if it has parameters.
     :param reader: by default :class:`LaplaceReader`.
     :param block_size: patterns written at once.
-    :param sweeps: repetitions over the whole episode after the last block.
+    :param sweeps: sweeps over the whole episode after the last block.
     :raises ValueError: if ``block_size < 1`` or ``sweeps < 0``.
     """
 
@@ -40,17 +41,17 @@ class ReadingWriter(nn.Module):
         self.reader = LaplaceReader() if reader is None else reader
         self.block_size, self.sweeps = block_size, sweeps
 
+    @full_precision
     def forward(self, codes: Tensor, prior: MatrixNormal, code_scale: Tensor) -> WriteResult:
         """Write ``codes`` (B, T, C) into ``prior``; its batch shape is () or (B,)."""
         address_prior = as_distribution(self.address_prior)
-        empty = prior.expand(codes.shape[:-2])
-        memory, written = empty, []
+        prior = prior.expand(codes.shape[:-2])
+        posterior, written = prior, []
         for block in codes.split(self.block_size, dim=-2):
-            addresses = point_address(self.reader(block, memory.loc, address_prior, code_scale))
-            memory = block_update(memory, addresses, block, code_scale)
-            written.append(addresses)
-        result = WriteResult(memory, torch.cat(written, dim=-2))
+            written.append(point_address(self.reader(block, posterior.loc, address_prior, code_scale)))
+            posterior = block_update(posterior, written[-1], block, code_scale)
+        addresses = torch.cat(written, dim=-2)
         for _ in range(self.sweeps):
-            addresses = point_address(self.reader(codes, result.memory.loc, address_prior, code_scale))
-            result = WriteResult(block_update(empty, addresses, codes, code_scale), addresses)
-        return result
+            addresses = point_address(self.reader(codes, posterior.loc, address_prior, code_scale))
+            posterior = block_update(prior, addresses, codes, code_scale)
+        return WriteResult(posterior, addresses)

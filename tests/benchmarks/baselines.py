@@ -35,15 +35,15 @@ def write_one_at_a_time(codes: Tensor, loc: Tensor, row_scale: Tensor, noise_sca
 
 
 def write_and_read(codes: Tensor, loc: Tensor, log_row_scale: Tensor, log_noise_scale: Tensor) -> Tensor:
-    """Write, draw M, read every address exactly, draw it; divergences and the squared error of the codes, ()."""
+    """Write, draw M, read every address exactly, draw it; the sum of divergences and squared error of the codes, ()."""
     (patterns, size), slots = codes.shape[1:], loc.shape[0]
     row_scale, noise_scale = log_row_scale.exp(), log_noise_scale.exp()
     mean, covariance = write_one_at_a_time(codes, loc, row_scale, noise_scale)
-    memory = mean + torch.linalg.cholesky(covariance) @ torch.randn_like(mean)
+    matrix = mean + torch.linalg.cholesky(covariance) @ torch.randn_like(mean)
 
-    precision = torch.eye(slots, dtype=codes.dtype) + memory @ memory.mT / noise_scale.square()
+    precision = torch.eye(slots, dtype=codes.dtype) + matrix @ matrix.mT / noise_scale.square()
     address_covariance = torch.linalg.inv(precision)
-    address_mean = codes @ memory.mT / noise_scale.square() @ address_covariance  # (B, T, K)
+    address_mean = codes @ matrix.mT / noise_scale.square() @ address_covariance  # (B, T, K)
     factor = torch.linalg.cholesky(address_covariance)
     address = address_mean + torch.randn_like(address_mean) @ factor.mT
 
@@ -52,7 +52,7 @@ def write_and_read(codes: Tensor, loc: Tensor, log_row_scale: Tensor, log_noise_
     trace = (covariance.diagonal(dim1=-2, dim2=-1) / row_scale.square()).sum(-1)
     squared = ((mean - loc) / row_scale.unsqueeze(-1)).square().sum((-2, -1))
     memory_kl = size * (trace - slots + 2 * log_row_scale.sum() - torch.logdet(covariance)) + squared
-    error = (codes - address @ memory).square().sum((-2, -1))
+    error = (codes - address @ matrix).square().sum((-2, -1))
     return 0.5 * (address_kl + memory_kl + error).sum()
 
 
@@ -71,8 +71,8 @@ def training_loss(machine: KanervaMachine, patterns: Tensor, *, closed_form: boo
     posterior = OnlineWriter(block_size=8, sweeps=1)(codes, prior, noise_scale).memory
     mean, factor = posterior.loc, posterior.scale_tril_row
     memory_noise = torch.randn_like(mean)
-    memory = mean + factor @ memory_noise
-    address_mean, address_factor = address_posterior(codes, memory, noise_scale)
+    matrix = mean + factor @ memory_noise
+    address_mean, address_factor = address_posterior(codes, matrix, noise_scale)
     address_noise = torch.randn_like(address_mean)
     address = address_mean + address_noise @ address_factor.mT
 
@@ -85,14 +85,14 @@ def training_loss(machine: KanervaMachine, patterns: Tensor, *, closed_form: boo
         trace = address_factor.square().sum((-2, -1)) - len(row_scale)
         address_kl = 0.5 * (length * trace + address_mean.square().sum((-2, -1)))
     else:
-        squared = ((memory - prior_loc) / row_scale.unsqueeze(-1)).square().sum((-2, -1))
+        squared = ((matrix - prior_loc) / row_scale.unsqueeze(-1)).square().sum((-2, -1))
         memory_kl = 0.5 * (squared - memory_noise.square().sum((-2, -1)))
         address_kl = 0.5 * (address.square().sum((-2, -1)) - address_noise.square().sum((-2, -1)))
     divergence = memory_kl + address_kl + mean.shape[-1] * log_ratio.sum(-1) + length * log_determinant.sum(-1)
 
     images = patterns.flatten(0, 1)
     loss = divergence.sum()
-    for decoded in (address @ memory, codes):  # the reconstruction, and the autoencoder term
+    for decoded in (address @ matrix, codes):  # the reconstruction, and the autoencoder term
         logits = machine.decoder(decoded.flatten(0, 1))
         loss = loss + F.binary_cross_entropy_with_logits(logits, images, reduction="sum")
     return loss

@@ -11,6 +11,22 @@ from torch.distributions import kl_divergence
 
 import pyro_kanerva as pk
 
+SEED = 0
+
+
+class Goal(NamedTuple):
+    """Either ``at_most`` so many times the time of the baseline, or ``at_least`` so many times as fast."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __str__(self) -> str:
+        return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
+
+    def reached(self, ratio: float) -> str:
+        reached = ratio <= self.at_most if self.at_least is None else ratio >= self.at_least
+        return "yes" if reached else "no"
+
 
 class Size(NamedTuple):
     """B episodes of T patterns, memories of K slots of code size C."""
@@ -32,23 +48,23 @@ def leaves(size: Size, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Codes drawn from the model, the mean of the memory prior, and the logarithms of its row scales and of sigma."""
     memory_scale = torch.full((size.slots,), size.slots**-0.5, dtype=dtype)
     loc = torch.randn(size.slots, size.code_size, dtype=dtype) * memory_scale.unsqueeze(-1)
-    memory = loc + torch.randn(size.episodes, *loc.shape, dtype=dtype) * memory_scale.unsqueeze(-1)
-    codes = torch.randn(size.episodes, size.patterns, size.slots, dtype=dtype) @ memory
+    matrix = loc + torch.randn(size.episodes, *loc.shape, dtype=dtype) * memory_scale.unsqueeze(-1)
+    codes = torch.randn(size.episodes, size.patterns, size.slots, dtype=dtype) @ matrix
     codes = codes + torch.randn_like(codes)
     return [leaf.requires_grad_() for leaf in (codes, loc, memory_scale.log(), torch.zeros((), dtype=dtype))]
 
 
 def ours(writer: Callable[..., pk.WriteResult]) -> Callable[..., Tensor]:
-    """``baselines.write_and_read`` by the library."""
+    """What ``baselines.write_and_read`` computes, by the library."""
 
     def write_and_read(codes: Tensor, loc: Tensor, log_row_scale: Tensor, log_noise_scale: Tensor) -> Tensor:
         prior = pk.MatrixNormal(loc, log_row_scale.exp().diag_embed(), validate_args=False)
         address_prior = pk.GaussianAddress(len(loc)).to(loc.dtype)()
         noise_scale = log_noise_scale.exp()
         posterior = writer(codes, prior, noise_scale).memory
-        memory = posterior.rsample()
-        q = pk.ExactReader()(codes, memory, address_prior, noise_scale)
-        error = (codes - q.rsample() @ memory).square().sum()
+        matrix = posterior.rsample()
+        q = pk.ExactReader()(codes, matrix, address_prior, noise_scale)
+        error = (codes - q.rsample() @ matrix).square().sum()
         return kl_divergence(q, address_prior).sum() + kl_divergence(posterior, prior).sum() + 0.5 * error
 
     return write_and_read
@@ -62,7 +78,7 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Te
 
 def machine_and_patterns(width: int) -> tuple[pk.KanervaMachine, Tensor]:
     """A machine of convolutional networks, K = 32, C = 100, and binary images (8, 32, 1, 28, 28)."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     shape, code_size = (1, 28, 28), 100
     machine = pk.KanervaMachine(
         pk.ConvEncoder(shape, code_size, width),

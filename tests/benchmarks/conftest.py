@@ -8,28 +8,13 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pyro
 import pytest
 import torch
+from cases import SEED, Goal
 
-SEED = 0
-ORDER = ["test_writing", "test_step", "test_threads", "test_precision", "test_stream"]
-
-
-class Goal(NamedTuple):
-    """``at_most`` so many times the time of the baseline; or ``at_least`` so many times as fast."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def __str__(self) -> str:
-        return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
-
-    def reached(self, ratio: float) -> str:
-        reached = ratio <= self.at_most if self.at_least is None else ratio >= self.at_least
-        return "yes" if reached else "no"
+ORDER = ["test_writing", "test_step", "test_query", "test_threads", "test_precision", "test_stream"]
 
 
 class Report:
@@ -40,7 +25,7 @@ class Report:
         self.baselines: dict[tuple[str, str], float] = {}  # seconds
 
     def add(self, module, group: str, row: dict[str, str]) -> None:
-        _, groups = self.sections.setdefault(module.__name__, (module.__doc__, {}))
+        _, groups = self.sections.setdefault(Path(module.__file__).stem, (module.__doc__, {}))
         groups.setdefault(group, []).append(row)
 
     def markdown(self, command: str) -> str:
@@ -111,7 +96,7 @@ def _seed():
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads for one test."""
+    """Set the number of threads for one test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

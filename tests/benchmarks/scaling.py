@@ -2,8 +2,8 @@
 
     python tests/benchmarks/scaling.py --out docs/images/scaling.png
 
-Patterns are codes: encoder and decoder are identities, so that the algebra shows. Every size varies alone, over powers
-of two. Memory is the highest sum of the tensors that an operation makes and holds at one time, without its inputs.
+Patterns are codes: encoder and decoder are identities, so that only the algebra is measured. One size varies at a time,
+over powers of two. Memory is the largest size of all tensors that an operation holds at one time, without its inputs.
 Exponents are slopes of a straight line in logarithms, over the larger half of each range.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-# Else the profiler would log its every use; torch reads this when it is imported.
+# Without these the profiler logs every use. torch reads them when it is imported.
 os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 import numpy as np
@@ -31,14 +31,14 @@ import pyro_kanerva as pk
 
 
 class Variable(NamedTuple):
-    """A size that varies from ``start`` by factors of two, and what the others are meanwhile."""
+    """A size that varies from ``start`` by factors of two, and the fixed values of the others."""
 
     label: str
     start: int
     others: dict[str, int]
 
 
-# The others are small, so that the terms of highest order show.
+# The others are small, so that the terms of highest order dominate.
 VARIABLES = {
     "T": Variable("patterns T", 1024, {"K": 16, "C": 32, "B": 1}),
     "K": Variable("slots K", 32, {"T": 16, "C": 16, "B": 1}),
@@ -51,7 +51,7 @@ STYLES = {  # Okabe and Ito's colors
     "query": ("#d55e00", "D", "-."),
     "training step": ("#000000", "^", ":"),
 }
-# Exponents of time and of memory, those of the terms that grow fastest. For each of B episodes
+# Exponents of time and of memory: those of the terms that grow fastest. For each of B episodes
 # write: K^3 for the addresses of each of the T / 8 blocks, K (K + C + 256) + 256 C for each pattern, in chunks of 256,
 #     and K^3 + K^2 C for the sweep; held are codes and addresses, T (K + C), and the memory, K^2 + K C.
 # read: K^3 + K^2 C for the precision, K (K + C) for each cue; query: the same in every step.
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def operations(sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
-    """What is measured, ready to call."""
+    """The operations to measure, by name."""
     machine = pk.KanervaMachine(
         nn.Identity(),
         nn.Identity(),
@@ -119,7 +119,7 @@ def median_time(operation: Callable[[], object], seconds: float) -> float:
 
 
 def peak_memory(operation: Callable[[], object]) -> int:
-    """Bytes of tensors, the most at one time."""
+    """The largest number of bytes in tensors at one time."""
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         operation()
     events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
@@ -128,7 +128,7 @@ def peak_memory(operation: Callable[[], object]) -> int:
 
 
 def measure(name: str, points: int, seconds: float) -> dict[str, list[Point]]:
-    """The points of every operation as the size ``name`` grows."""
+    """The points of every operation for growing sizes ``name``."""
     variable, found = VARIABLES[name], {operation: [] for operation in STYLES}
     for size in (variable.start * 2**power for power in range(points)):
         for key, operation in operations({**variable.others, name: size}).items():

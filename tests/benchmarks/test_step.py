@@ -1,17 +1,16 @@
 """A training step
 
 Loss, gradients and Adam for 8 episodes of 32 binary images of 28 x 28 pixels, with `ConvEncoder` and `ConvDecoder`,
-K = 32, C = 100. The baseline is the same mathematics by hand: the same networks and writer, no Pyro. Its loss is
-asserted to be equal to 1e-5, its gradients to 1e-3. Pyro's validation is on by default; `pyro.enable_validation(False)`
-switches it off. `fit` uses the ELBO as a module, with torch's Adam.
+K = 32, C = 100. The baseline is the same mathematics by hand: the same networks and writer, no Pyro. Assertions check
+that its loss agrees to 1e-5 and its gradients to 1e-3. Pyro's validation is on by default;
+`pyro.enable_validation(False)` switches it off. `fit` uses the ELBO as a module, with torch's Adam.
 """
 
 import pyro
 import pytest
 import torch
 from baselines import training_loss
-from cases import machine_and_patterns, step_of
-from conftest import Goal
+from cases import Goal, machine_and_patterns, step_of
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 
 ELBOS = {"closed-form divergences": TraceMeanField_ELBO, "estimated divergences": Trace_ELBO}

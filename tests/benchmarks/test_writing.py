@@ -1,16 +1,15 @@
 r"""Writing an episode, and reading it
 
-Forward and backward in float32: T codes are written, M is drawn, every address is read exactly and drawn; the
-divergences and the squared error of the codes are summed and differentiated in the codes, the prior and $\sigma$. The
+Forward and backward in float32: T codes are written, M is drawn, every address is read exactly and drawn. The sum of
+the divergences and of the squared error of the codes is differentiated by the codes, the prior and $\sigma$. The
 baseline is the paper's rule in plain torch, one pattern at a time, in covariance form. In float64 `OnlineWriter(1)`
-agrees with it to 1e-8 in value and gradients, which is asserted before it is timed.
+agrees with it to 1e-8 in value and gradients; an assertion checks this before the timing.
 """
 
 import pytest
 import torch
 from baselines import write_and_read
-from cases import LARGE, PAPER, gradients, leaves, ours
-from conftest import Goal
+from cases import LARGE, PAPER, Goal, gradients, leaves, ours
 
 from pyro_kanerva import OnlineWriter
 

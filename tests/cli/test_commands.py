@@ -1,7 +1,9 @@
 """The command line, small, from end to end."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_kanerva import _files
+from pyro_kanerva import Episodes
 from pyro_kanerva.cli import main
 
 SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
@@ -60,7 +62,7 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
     assert evaluation.items() <= again.items()
     assert set(again["noise"]) >= {"15% salt and pepper, told", "30% salt and pepper, unknown level"}
     assert all(part["never_rose"] == 1 for part in again["noise"].values())
-    assert again["capacity"]["15% salt and pepper"][0] == [4, 8]  # 15 images make no longer episode
+    assert again["capacity"]["15% salt and pepper"][0] == [4, 8]  # 15 images make no episode of 16
     drawn = {path.name for path in run.glob("*.png")}
     names = ("noise", "completion", "capacity", "capacity_bound", "basins", "recognition", "samples_of_the_prior")
     assert drawn == pictures | {f"{name}.png" for name in (*names, "samples_of_an_episode")}
@@ -74,18 +76,25 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
         assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_resume_equals_uninterrupted(data, tmp_path):
-    assert train(data, tmp_path / "whole") == 0
-    assert train(data, tmp_path / "cut", "--checkpoint-every", "3") == 0
-    # put the run back to where a kill after step 3 would have left it
-    path = tmp_path / "cut" / "checkpoint.pt"
-    assert train(data, tmp_path / "three", "--checkpoint-every", "3") == 0
-    header, state = _files.load(path, "checkpoint")
-    assert train(data, tmp_path / "cut", "--checkpoint-every", "3", "--resume") == 0
-    assert _files.load(path, "checkpoint")[1]["losses"] == state["losses"]
-    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut", "three")]
-    assert lines[0] == lines[1] == lines[2]
-    assert header["num_steps"] == 6
+def test_resume_equals_uninterrupted(data, tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(data, whole) == 0
+    draw = Episodes.__getitem__
+
+    def interrupt(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Episodes, "__getitem__", interrupt)
+        assert train(data, cut) == 0
+    assert "Stopped after step 4; go on with the same command and --resume." in capsys.readouterr().out
+    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 4
+    assert not (cut / "evaluation.json").exists()
+    assert train(data, cut, "--resume") == 0
+    for name in ("metrics.jsonl", "evaluation.json", "config.json"):
+        assert (cut / name).read_text() == (whole / name).read_text()
 
 
 def test_an_existing_run_is_not_overwritten(data, tmp_path, capsys):
@@ -153,23 +162,12 @@ def test_as_a_module():
     assert "pyro-kanerva train" in result.stdout
 
 
-def test_groups_held_out_and_rate_distortion(tmp_path, capsys):
-    rng = np.random.default_rng(0)
+def test_images_held_out_by_a_label(tmp_path, capsys):
     path = tmp_path / "images.npz"
-    images = (rng.random((60, 9, 11)) < 0.2).astype(np.uint8) * 255
-    np.savez(path, images=images, split=np.repeat([0, 1], 30), kind=np.arange(60) % 2)
-    runs = [str(tmp_path / name) for name in ("a", "b")]
-    for run, weight in zip(runs, ("0.1", "1"), strict=True):
-        assert train(path, run, "--held-out-where", "split=1", "--memory-kl-weight", weight) == 0
-    assert "30 training images, 30 held out" in capsys.readouterr().out
-    extra = ["--group-by", "kind", "--rate-distortion", *runs]
-    assert main(["evaluate", "--run", runs[0], "--recall-episodes", "2", *extra]) == 0
-    evaluation = json.loads((tmp_path / "a" / "evaluation.json").read_text())
-    curve = evaluation["rate_distortion"]["15% salt and pepper"]
-    assert len(curve[0]) == 2
-    assert curve[0] == sorted(curve[0])
-    assert (tmp_path / "a" / "rate_distortion.png").exists()
-    assert (tmp_path / "a" / "samples_of_one_group.png").exists()
-    assert train(path, tmp_path / "c", "--held-out-where", "split=0") == 0
-    assert main(["evaluate", "--run", runs[0], "--rate-distortion", str(tmp_path / "c")]) == 1
-    assert "was trained on other data" in capsys.readouterr().err
+    images = (np.random.default_rng(0).random((60, 9, 11)) < 0.2).astype(np.uint8) * 255
+    np.savez(path, images=images, split=np.repeat([0, 1], [40, 20]))
+    assert train(path, tmp_path / "run", "--held-out-where", "split=1") == 0
+    assert "40 training images, 20 held out" in capsys.readouterr().out
+    assert main(["query", "--run", str(tmp_path / "run"), "--episode", "4"]) == 0
+    assert main(["query", "--run", str(tmp_path / "run"), "--episode", "5"]) == 1
+    assert "--episode is 5; expected 0 to 4" in capsys.readouterr().err  # 20 images make 5 episodes of 4

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import random_factor
+from helpers import random_factor
 from hypothesis import given
 from hypothesis import strategies as st
 from pyro.infer import MCMC, NUTS

@@ -1,4 +1,4 @@
-"""The baselines of retrieval, against their definitions."""
+"""The baselines of recall, against their definitions."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_kanerva import Flip
-from pyro_kanerva.baselines import autoencoder, hopfield, nearest_pattern
+from pyro_kanerva.evaluation import autoencoder, evaluate_baselines, hopfield, nearest_pattern
 
 
 def binary(*shape, dtype=torch.float64):
@@ -34,7 +34,7 @@ def test_nearest_pattern_mends_few_flips():
 
 
 def test_hopfield_recalls_a_single_pattern():
-    """Whatever the cue."""
+    """From any cue."""
     stored = binary(2, 1, 3, 5)
     for num_steps in (1, 3):
         assert torch.equal(hopfield(stored, binary(2, 4, 3, 5), 0.3, num_steps), stored.expand(2, 4, 3, 5))
@@ -42,13 +42,13 @@ def test_hopfield_recalls_a_single_pattern():
 
 @pytest.mark.parametrize("flip_probability", [0.05, 0.2, 0.45])
 def test_hopfield_is_the_posterior_over_the_stored_patterns(flip_probability):
-    """By brute force: each stored pattern is as likely as its flips, each entry is the posterior's majority."""
+    """By brute force: the likelihood of a stored pattern is that of the flips; an entry is its posterior's mode."""
     stored, cues = binary(2, 5, 7), binary(2, 6, 7)
     differ = (cues.unsqueeze(2) != stored.unsqueeze(1)).sum(-1)  # (B, Q, T)
     likelihood = flip_probability**differ * (1 - flip_probability) ** (7 - differ)
     posterior = likelihood / likelihood.sum(-1, keepdim=True)
     mean = (posterior.unsqueeze(-1) * stored.unsqueeze(1)).sum(2)
-    clear = (mean - 0.5).abs() > 1e-9  # elsewhere the sign is a matter of rounding
+    clear = (mean - 0.5).abs() > 1e-9  # elsewhere rounding decides the sign
     assert torch.equal(hopfield(stored, cues, flip_probability)[clear], (mean > 0.5).double()[clear])
 
 
@@ -88,3 +88,18 @@ def test_autoencoder(make_machine, patterns):
 def test_autoencoder_of_other_patterns(make_machine):
     with pytest.raises(ValueError, match="The encoder failed on a tensor of shape"):
         autoencoder(make_machine(), torch.zeros(1, 2, 1, 5, 6))
+
+
+def test_errors_of_all_baselines(make_machine, patterns):
+    errors = evaluate_baselines(make_machine(), [patterns], Flip(0.05), 0.05)
+    assert len(errors) == 5
+    assert errors["nearest stored pattern"] < 0.02  # 35 entries tell 8 patterns apart
+    assert errors["Hopfield network, all patterns"] < 0.02
+    assert errors["Hopfield network, as large as the memory (1 patterns)"] > 0.1  # 60 floats hold one of 35 entries
+
+
+def test_single_episode(make_machine, patterns):
+    """Patterns (T,) + E are one episode."""
+    machine = make_machine()
+    single, batch = (evaluate_baselines(machine, [x], Flip(0.05), 0.05) for x in (patterns[0], patterns[:1]))
+    assert single == batch

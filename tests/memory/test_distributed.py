@@ -1,11 +1,10 @@
-"""Several real processes write into one memory."""
+"""Several processes write into one memory."""
 
+import contextlib
 import os
 import re
+import runpy
 import signal
-import socket
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,38 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.multiprocessing.spawn import start_processes
+from helpers import ROOT, assert_close_posteriors, linear_machine, start_group
 
-from pyro_kanerva import (
-    FrameWriter,
-    GaussianMemory,
-    KanervaMachine,
-    Memory,
-    NormalLikelihood,
-    OnlineWriter,
-    StreamRecord,
-    distributed,
-)
+from pyro_kanerva import FrameWriter, GaussianMemory, KanervaMachine, Memory, OnlineWriter, StreamRecord
+from pyro_kanerva.memory import distributed
 
 K, C, LENGTH = 12, 10, 24
-LENGTHS = {"one block": (3, 3, 3, 3), "frame": (4, 1, 0, 2)}  # chunks of each process
+KINDS = {"one block": (3, 3, 3, 3), "frame": (4, 1, 0, 2)}  # chunks of each process
 
 
-class Identity(nn.Module):
-    event_shape = (C,)
-
-    def forward(self, x):
-        return x
+class Anew(OnlineWriter):
+    continues = False
 
 
-def machine(kind: str, seed: int = 0) -> KanervaMachine:
+def seeded_machine(kind: str, seed: int = 0) -> KanervaMachine:
+    """Equal seeds give equal machines in all processes."""
     torch.manual_seed(seed)
     prior = GaussianMemory(K, C, 1.0)
-    writer = {"one block": OnlineWriter(4 * LENGTH), "frame": FrameWriter(prior)}[kind]
-    return KanervaMachine(
-        Identity(), Identity(), memory_prior=prior, writer=writer, likelihood=NormalLikelihood(0.3, learned=False)
-    )
+    writers = {"one block": OnlineWriter(4 * LENGTH), "frame": FrameWriter(prior), "anew": Anew(LENGTH)}
+    return linear_machine(K, C, 1.0, memory_prior=prior, writer=writers[kind])
 
 
 def chunk(rank: int, number: int) -> torch.Tensor:
@@ -53,139 +39,144 @@ def chunk(rank: int, number: int) -> torch.Tensor:
 
 
 def chunks(kind: str, rank: int):
-    return (chunk(rank, number) for number in range(LENGTHS[kind][rank]))
+    return (chunk(rank, number) for number in range(KINDS[kind][rank]))
 
 
-def join(rank: int, world: int, port: int, seconds: float = 60) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=seconds))
+@contextlib.contextmanager
+def process_group(seconds: float = 60):
+    dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+    yield
+    dist.destroy_process_group()
 
 
-def run(job, world: int, *args: object, others_fail: bool = False) -> None:
-    """``job(rank, world, port, *args)`` in ``world`` fresh processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = start_processes(job, (world, port, *args), world, join=False, start_method="spawn")
-    if others_fail:
-        for process in context.processes:
-            process.join(60)
-        return
-    while not context.join():
+def run(function: str, world: int, *arguments: object) -> None:
+    """Run a function of this file in ``world`` processes, and raise their errors."""
+    group = start_group(world, __file__, function, *arguments)
+    while not group.join():
         pass
 
 
-def write_shard(rank: int, world: int, port: int, kind: str, folder: Path) -> None:
-    join(rank, world, port)
-    memory = machine(kind).write(chunk(9, 0))
-    distributed.write(memory, chunks(kind, rank)).save(folder / f"{rank}.pt")
-    dist.destroy_process_group()
+def write_shards(rank: int, folder: Path) -> None:
+    with process_group():
+        for kind in KINDS:
+            memory = seeded_machine(kind).write(chunk(9, 0))
+            distributed.write(memory, chunks(kind, rank)).save(folder / f"{kind} {rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("kind", LENGTHS)
-def test_processes_write_the_memory_of_one_process(kind, world, tmp_path):
-    run(write_shard, world, kind, tmp_path)
-    built = machine(kind)
-    memories = [Memory.load(tmp_path / f"{rank}.pt", built) for rank in range(world)]
-    start = built.write(chunk(9, 0))
-    ranks = range(world)
-    if kind == "one block":  # the chunks of a round are one chunk of a single process
-        stream = [torch.cat([chunk(rank, number) for rank in ranks]) for number in range(3)]
-    else:  # whatever the order
-        stream = [part for rank in reversed(ranks) for part in chunks(kind, rank)]
-    alone = start.write(stream)
-    for memory in memories:
-        for found, expected in (
-            (memory.posterior.loc, alone.posterior.loc),
-            (memory.posterior.row_covariance, alone.posterior.row_covariance),
-        ):
-            assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-        assert torch.equal(memory.posterior.loc, memories[0].posterior.loc)
-        record = memory.records[-1]
-        assert isinstance(record, StreamRecord)
-        assert record.num_patterns == alone.records[-1].num_patterns
-        assert record.num_chunks == max(LENGTHS[kind][:world])
-    restored = memories[0].erase(memories[0].records[-1]).posterior
-    assert (restored.loc - start.posterior.loc).abs().max() < 1e-4
+def test_processes_write_the_memory_of_one_process(world, tmp_path):
+    run("write_shards", world, tmp_path)
+    for kind, lengths in KINDS.items():
+        machine = seeded_machine(kind)
+        memories = [Memory.load(tmp_path / f"{kind} {rank}.pt", machine) for rank in range(world)]
+        start = machine.write(chunk(9, 0))
+        if kind == "one block":  # the joined chunks of a round are one chunk of a single process
+            stream = [torch.cat([chunk(rank, number) for rank in range(world)]) for number in range(3)]
+        else:  # in any order
+            stream = [part for rank in reversed(range(world)) for part in chunks(kind, rank)]
+        alone = start.write(stream)
+        for memory in memories:
+            assert_close_posteriors(memory.posterior, alone.posterior)
+            assert torch.equal(memory.posterior.loc, memories[0].posterior.loc)
+            record = memory.records[-1]
+            assert isinstance(record, StreamRecord)
+            assert record.num_patterns == alone.records[-1].num_patterns
+            assert record.num_chunks == max(lengths[:world])
+        restored = memories[0].erase(memories[0].records[-1])
+        assert_close_posteriors(restored.posterior, start.posterior)
 
 
-def lose_one(rank: int, world: int, port: int, how: str, folder: Path) -> None:
-    join(rank, world, port, seconds=3)
+def lose_one(rank: int, number: int, folder: Path) -> None:
+    """Rank 1 gets a signal while it writes. Rank 0 notes its error, and how long it waited."""
 
     def stream():
-        for number in range(1000):
-            if rank == 1 and number == 3:
-                os.kill(os.getpid(), getattr(signal, how))
-            yield chunk(rank, number)
+        for index in range(1000):
+            if rank == 1 and index == 3:
+                os.kill(os.getpid(), number)
+            yield chunk(rank, index)
 
-    began = time.monotonic()
-    try:
-        distributed.write(machine("frame").prior_memory(), stream())
-    except RuntimeError as error:
-        (folder / "error").write_text(str(error))
-        (folder / "seconds").write_text(str(time.monotonic() - began))
-    if how == "SIGSTOP":
-        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
-
-
-def note_and_lose_one(rank: int, world: int, port: int, how: str, folder: Path) -> None:
-    if rank == 1:
-        (folder / "pid").write_text(str(os.getpid()))
-    lose_one(rank, world, port, how, folder)
+    with process_group():
+        impatient = dist.new_group(timeout=timedelta(seconds=3))
+        memory, start = seeded_machine("frame").prior_memory(), time.monotonic()
+        try:
+            distributed.write(memory, stream(), group=impatient)
+        except Exception as error:
+            (folder / "error").write_text(f"{type(error).__name__}: {error}")
+            (folder / "seconds").write_text(str(time.monotonic() - start))
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_a_lost_process_is_an_error_and_no_hang(how, tmp_path):
-    run(note_and_lose_one, 2, how, tmp_path, others_fail=True)
-    assert "rank 0 lost another process, which is gone or was silent" in (tmp_path / "error").read_text()
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_process_is_an_error_and_no_hang(number, tmp_path):
+    group = start_group(2, __file__, "lose_one", number, tmp_path)
+    group.processes[0].join(60)
+    for process in group.processes:
+        process.kill()
+        process.join()
+    error = (tmp_path / "error").read_text()
+    assert "RuntimeError: distributed.write(): rank 0 lost another process" in error
     assert float((tmp_path / "seconds").read_text()) < 20
 
 
-def fail_somewhere(rank: int, world: int, port: int, folder: Path) -> None:
-    join(rank, world, port)
+def fail_together(rank: int, folder: Path) -> None:
     said = []
-    built = machine("frame")
-    for streams in (
-        iter([chunk(0, 0), chunk(0, 1) if rank == 0 else torch.full((3, C), torch.nan)]),
-        iter([chunk(0, 0), chunk(0, 1) if rank == 0 else torch.zeros(3, C + 1)]),
-        iter([]),
-    ):
-        with pytest.raises((ValueError, RuntimeError)) as caught:
-            distributed.write(built.prior_memory(), streams)
+    machine = seeded_machine("frame")
+
+    def refused(memory, stream):
+        with pytest.raises((ValueError, RuntimeError), match=r"write\(\)") as caught:
+            distributed.write(memory, stream)
         said.append(str(caught.value))
-    with pytest.raises(ValueError, match="differ") as caught:
-        distributed.write(machine("frame", seed=rank).prior_memory(), [chunk(0, 0)])
+
+    with process_group():
+        for broken in (torch.full((3, C), torch.nan), torch.zeros(3, C + 1)):
+            refused(machine.prior_memory(), iter([chunk(0, 0), chunk(0, 1) if rank == 0 else broken]))
+        refused(machine.prior_memory(), iter([]))
+        refused(seeded_machine("frame", seed=rank).prior_memory(), [chunk(0, 0)])
+        refused(seeded_machine("anew").prior_memory(), [chunk(0, 0)])
     (folder / str(rank)).write_text("\n".join(said))
-    dist.destroy_process_group()
 
 
-def test_what_is_wrong_in_one_process_is_told_in_all(tmp_path):
-    run(fail_somewhere, 2, tmp_path)
-    here, there = ((tmp_path / str(rank)).read_text().splitlines() for rank in (0, 1))
-    assert "another process failed" in here[0]
-    assert "another process failed" in here[1]
-    assert "NaN" in there[0]
-    assert f"event shape ({C + 1},)" in there[1]
-    assert "no process has a chunk" in here[2]
-    assert "no process has a chunk" in there[2]
+def test_all_processes_raise_an_error(tmp_path):
+    run("fail_together", 2, tmp_path)
+    zero, one = ((tmp_path / str(rank)).read_text().splitlines() for rank in (0, 1))
+    assert "another process failed" in zero[0]
+    assert "NaN" in one[0]
+    assert "another process failed" in zero[1]
+    assert f"event shape ({C + 1},)" in one[1]
+    for said in (zero, one):
+        assert "no process has a chunk" in said[2]
+        assert "the memories or machines of the processes differ" in said[3]
+        assert "Anew starts anew with every write" in said[4]
+
+
+def test_a_writer_that_does_not_continue_is_refused_at_once(monkeypatch):
+    """Before any communication, so that no process waits for another."""
+
+    def all_reduce(*arguments):
+        raise AssertionError("the processes talked to each other")
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    with pytest.raises(ValueError, match="Anew starts anew with every write"):
+        distributed.write(seeded_machine("anew").prior_memory(), [chunk(0, 0)])
 
 
 def test_without_a_group():
     with pytest.raises(ValueError, match=r"no process group.*memory\.write"):
-        distributed.write(machine("frame").prior_memory(), [chunk(0, 0)])
+        distributed.write(seeded_machine("frame").prior_memory(), [chunk(0, 0)])
+
+
+def share_columns(rank: int, folder: Path) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "sharded_memory.py"))
+    with open(folder / str(rank), "w") as file, contextlib.redirect_stdout(file):
+        example["main"](example["parser"]().parse_args([]))
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_a_memory_whose_columns_are_shared_out(world):
-    example = Path(__file__).parents[1] / "examples" / "sharded_memory.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(example)], capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done.stderr
-    held, whole = re.search(r"each holds ([\d.]+) MiB of a mean of ([\d.]+)", done.stdout).groups()
+def test_a_memory_whose_columns_are_shared_out(world, tmp_path):
+    run("share_columns", world, tmp_path)
+    printed = (tmp_path / "0").read_text()
+    held, whole = re.search(r"each holds ([\d.]+) MiB of a mean of ([\d.]+)", printed).groups()
     assert float(held) == pytest.approx(float(whole) / world, abs=0.01)
-    differences = [float(found) for found in re.findall(r"in one piece (\S+) of the largest", done.stdout)]
+    differences = [float(found) for found in re.findall(r"in one piece (\S+) of the largest", printed)]
     assert len(differences) == 2
     assert max(differences) < 1e-5

@@ -1,21 +1,10 @@
-"""The stored memory: writing on, reading, generating, and files."""
-
-import os
-import pickle
+"""The stored memory: writing on, reading and generating."""
 
 import pytest
 import torch
+from helpers import assert_close_posteriors, linear_machine, small_machine
 
-from pyro_kanerva import (
-    CategoricalLikelihood,
-    GaussianMemory,
-    KanervaMachine,
-    Memory,
-    MLPDecoder,
-    MLPEncoder,
-    OnlineWriter,
-    conjugate,
-)
+from pyro_kanerva import CategoricalLikelihood, Memory, OnlineWriter, PseudoInverseWriter, conjugate
 
 
 def test_write_is_the_writer_on_the_codes(make_machine, patterns):
@@ -29,7 +18,7 @@ def test_write_is_the_writer_on_the_codes(make_machine, patterns):
 
 
 def test_writing_on_equals_writing_at_once(make_machine, patterns):
-    """With blocks that end where the first write ends, the online rule cannot tell the difference."""
+    """If a block of the online rule ends where the first write ends."""
     machine = make_machine(writer=OnlineWriter(2)).double()
     x = patterns.double()
     once = machine.write(x)
@@ -42,14 +31,28 @@ def test_writing_on_equals_writing_at_once(make_machine, patterns):
 
 
 @pytest.mark.parametrize("sweeps", [0, 1])
-def test_records_hold_what_the_posterior_is_made_of(make_machine, patterns, sweeps):
+def test_the_posterior_is_the_prior_plus_the_records(make_machine, patterns, sweeps):
     machine = make_machine(writer=OnlineWriter(4, sweeps)).double()
     memory = machine.write(patterns.double()).write(patterns.double())
     sigma = machine.code_scale.detach()
-    parts = [conjugate.evidence(r.addresses, r.codes, sigma, r.address_scale_tril) for r in memory.records]
-    rebuilt = conjugate.add_evidence(machine.memory_prior(), *parts)
+    parts = [conjugate.statistics(r.addresses, r.codes, sigma, r.address_scale_tril) for r in memory.records]
+    rebuilt = conjugate.add_statistics(machine.memory_prior(), *parts)
     torch.testing.assert_close(rebuilt.loc, memory.posterior.loc)
     torch.testing.assert_close(rebuilt.row_covariance, memory.posterior.row_covariance)
+
+
+def test_a_writer_that_does_not_continue(make_machine, patterns):
+    """It writes once, and is refused for a second write, also where its class is not one of the library."""
+
+    class Anew(OnlineWriter):
+        continues = False
+
+    for writer in (PseudoInverseWriter(6), Anew(8)):
+        machine = make_machine(writer=writer)
+        memory = machine.write(patterns)
+        for write in (memory.write, lambda x, memory=memory: memory.machine.write(x, memory)):
+            with pytest.raises(ValueError, match=rf"write\(\): {type(writer).__name__} starts anew with every write"):
+                write(patterns)
 
 
 def test_single_episode(make_machine, patterns):
@@ -66,7 +69,7 @@ def test_read(make_machine, patterns):
     memory = machine.write(patterns)
     mean = memory.read(patterns[:, :5])
     address = machine.read_codes(machine.encode(patterns[:, :5]), memory.posterior.loc).mean
-    torch.testing.assert_close(mean, machine.predict(address @ memory.posterior.loc, (1, 5, 7)).probs)
+    torch.testing.assert_close(mean, machine.predict(address, memory.posterior.loc).probs)
 
 
 def test_generate(make_machine, patterns):
@@ -79,78 +82,21 @@ def test_generate(make_machine, patterns):
     assert ((sharpened == 0) | (sharpened == 1)).all()
 
 
-@pytest.mark.parametrize("sweeps", [0, 1])
-def test_save_and_load(make_machine, patterns, tmp_path, sweeps):
-    machine = make_machine(writer=OnlineWriter(4, sweeps))
-    memory = machine.write(patterns).write(patterns)
-    path = tmp_path / "memory.pt"
-    memory.save(path)
-    assert os.listdir(tmp_path) == ["memory.pt"]
-    loaded = Memory.load(path, machine)
-    assert repr(loaded) == repr(memory)
-    assert torch.equal(loaded.posterior.loc, memory.posterior.loc)
-    assert torch.equal(loaded.posterior.scale_tril_row, memory.posterior.scale_tril_row)
-    for one, other in zip(loaded.records, memory.records, strict=True):
-        assert torch.equal(one.codes, other.codes)
-        assert torch.equal(one.addresses, other.addresses)
-        assert (one.address_scale_tril is None) == (sweeps == 0)
-    torch.testing.assert_close(loaded.query(patterns).energy, memory.query(patterns).energy)
-    assert Memory.load(path, machine.double()).read(patterns.double()).dtype == torch.float64
-
-
-def test_a_failed_save_leaves_the_old_file(make_machine, patterns, tmp_path, monkeypatch):
+def test_generate_from_a_prior_memory(make_machine):
     machine = make_machine()
-    path = tmp_path / "memory.pt"
-    machine.write(patterns).save(path)
-    before = path.read_bytes()
-
-    def fail(content, file):
-        file.write(b"half a file")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        machine.write(patterns).write(patterns).save(path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["memory.pt"]
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.system, ("echo pwned > pwned",)
-
-
-def test_bad_files(make_machine, patterns, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    machine = make_machine()
-    path = tmp_path / "memory.pt"
-    machine.write(patterns).save(path)
-    whole = path.read_bytes()
-    for cut in (0, 10, len(whole) // 2, len(whole) - 20):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="not a whole pyro_kanerva memory file; it may be cut off"):
-            Memory.load(path, machine)
-    path.write_bytes(pickle.dumps(Malicious()))
-    with pytest.raises(ValueError, match=r"not a whole|holds Python objects"):
-        Memory.load(path, machine)
-    torch.save({"kind": "pyro_kanerva memory", "state": Malicious()}, path)
-    with pytest.raises(ValueError, match="holds Python objects, which are never loaded"):
-        Memory.load(path, machine)
-    assert not (tmp_path / "pwned").exists()
-    torch.save({"kind": "pyro_kanerva memory", "version": 99, "header": "{}", "state": {}}, path)
-    with pytest.raises(ValueError, match="version 99; expected 'pyro_kanerva memory', version 1"):
-        Memory.load(path, machine)
-    torch.save({"kind": "pyro_kanerva memory", "version": 1}, path)
-    with pytest.raises(ValueError, match="not a whole pyro_kanerva memory file"):
-        Memory.load(path, machine)
-    torch.save({"kind": "pyro_kanerva memory", "version": 2, "other": "layout"}, path)
-    with pytest.raises(ValueError, match="version 2; expected"):
-        Memory.load(path, machine)
-    torch.save({"kind": "pyro_kanerva checkpoint", "version": 1, "header": "{}", "state": {}}, path)
-    with pytest.raises(ValueError, match="of kind 'pyro_kanerva checkpoint'"):
-        Memory.load(path, machine)
-    with pytest.raises(FileNotFoundError):
-        Memory.load(tmp_path / "nothing", machine)
+    memory = machine.prior_memory(2)
+    matrix = memory.posterior.sample()
+    for options in ({}, {"matrix": matrix}):
+        samples = memory.generate(3, **options)
+        assert samples.shape == (2, 3, 1, 5, 7)
+        assert ((samples > 0) & (samples < 1)).all()
+        arrived = memory.generate(3, num_steps=2, **options)
+        assert ((arrived == 0) | (arrived == 1)).all()
+    torch.manual_seed(5)
+    samples = memory.generate(3, matrix=matrix)
+    torch.manual_seed(5)
+    address = machine.address_prior().sample((2, 3))
+    torch.testing.assert_close(samples, memory.predict(address, matrix=matrix).mean.detach())
 
 
 def test_machine_moved_under_a_memory(make_machine, patterns):
@@ -159,17 +105,6 @@ def test_machine_moved_under_a_memory(make_machine, patterns):
     machine.double()
     with pytest.raises(ValueError, match=r"memory is torch.float32 .* machine is now torch.float64"):
         memory.read(patterns.double())
-
-
-def test_memory_of_another_machine(make_machine, patterns, tmp_path):
-    machine = make_machine()
-    machine.write(patterns).save(tmp_path / "memory.pt")
-    with pytest.raises(ValueError, match=r"machine with other parameters.*write the patterns again"):
-        Memory.load(tmp_path / "memory.pt", make_machine())
-    with torch.no_grad():
-        machine.encoder[1].bias[0] += 1
-    with pytest.raises(ValueError, match="machine with other parameters"):
-        Memory.load(tmp_path / "memory.pt", machine)
 
 
 @pytest.mark.parametrize("call", ["write", "read", "query"])
@@ -189,22 +124,38 @@ def test_bad_cues(make_machine, patterns, call):
             getattr(memory, call)(change(patterns))
 
 
-def test_bad_number_of_samples(make_machine, patterns):
+def test_bad_arguments(make_machine, patterns):
     memory = make_machine().write(patterns)
-    with pytest.raises(ValueError, match="num_samples is 0"):
-        memory.generate(0)
-    with pytest.raises(ValueError, match="num_steps is -1"):
-        memory.generate(2, num_steps=-1)
+    for call, message in [
+        (lambda: memory.generate(0), r"generate\(\): num_samples is 0; expected at least 1"),
+        (lambda: memory.generate(2, num_steps=-1), r"generate\(\): num_steps is -1; expected at least 0"),
+        (lambda: memory.generate(1, matrix=torch.zeros(6, 10)), r"matrix is torch.float32 on cpu of shape \(6, 10\)"),
+        (lambda: memory.predict(torch.zeros(3, 6)), r"predict\(\): address has shape \(3, 6\); expected \(3, Q, 6\)"),
+        (lambda: memory.machine.prior_memory(0), r"prior_memory\(\): num_episodes is 0; expected at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_prior_memory_needs_the_shape_of_a_pattern():
+    machine = linear_machine(3, 4, encoder=lambda x: x)
+    with pytest.raises(ValueError, match=r"prior_memory\(\): the encoder has no attribute event_shape"):
+        machine.prior_memory()
 
 
 def test_read_of_classes_is_their_mode():
-    machine = KanervaMachine(
-        MLPEncoder((6,), 4, 16),
-        MLPDecoder(4, (6, 3), 16),
-        memory_prior=GaussianMemory(3, 4),
-        likelihood=CategoricalLikelihood(3),
-    )
+    machine = small_machine((6,), 3, 4, output_shape=(6, 3), likelihood=CategoricalLikelihood(3))
     patterns = torch.randint(0, 3, (2, 5, 6)).float()
     memory = machine.write(patterns)
     address = machine.read_codes(machine.encode(patterns), memory.posterior.loc).mean
     assert torch.equal(memory.read(patterns), memory.predict(address).logits.argmax(-1).float())
+
+
+def test_a_memory_from_elsewhere_can_be_written_to(make_machine, patterns):
+    """Also one without records, whose posterior is not the prior of the machine."""
+    machine = make_machine()
+    start = machine.write(patterns[:, :4])
+    without_records = Memory(machine, start.posterior, start.event_shape)
+    written = without_records.write(patterns[:, 4:])
+    assert len(written.records) == 1
+    assert_close_posteriors(written.posterior, start.write(patterns[:, 4:]).posterior)

@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from helpers import small_machine
 from pyro import poutine
 from pyro.contrib.autoname import scope
 from pyro.infer import Predictive
@@ -10,11 +11,7 @@ from pyro.infer import Predictive
 from pyro_kanerva import (
     CategoricalLikelihood,
     Flip,
-    GaussianMemory,
     GaussianNoise,
-    KanervaMachine,
-    MLPDecoder,
-    MLPEncoder,
     NormalLikelihood,
     Occlusion,
     Replace,
@@ -25,31 +22,18 @@ from pyro_kanerva import (
 from pyro_kanerva.likelihoods import mean_and_mode
 
 
+def bernoulli():
+    return small_machine((1, 2, 3), 3, 4), (torch.rand(2, 5, 1, 2, 3) < 0.4).float(), Flip(0.1)
+
+
 def normal():
-    machine = KanervaMachine(
-        MLPEncoder((6,), 4, 16),
-        MLPDecoder(4, (6,), 16),
-        memory_prior=GaussianMemory(3, 4),
-        likelihood=NormalLikelihood(0.5),
-    )
+    machine = small_machine((6,), 3, 4, likelihood=NormalLikelihood(0.5))
     return machine, torch.randn(2, 5, 6), GaussianNoise(0.3)
 
 
 def categorical():
-    machine = KanervaMachine(
-        MLPEncoder((6,), 4, 16),
-        MLPDecoder(4, (6, 3), 16),
-        memory_prior=GaussianMemory(3, 4),
-        likelihood=CategoricalLikelihood(3),
-    )
+    machine = small_machine((6,), 3, 4, output_shape=(6, 3), likelihood=CategoricalLikelihood(3))
     return machine, torch.randint(0, 3, (2, 5, 6)).float(), Replace(0.2, 3)
-
-
-def bernoulli():
-    machine = KanervaMachine(
-        MLPEncoder((1, 2, 3), 4, 16), MLPDecoder(4, (1, 2, 3), 16), memory_prior=GaussianMemory(3, 4)
-    )
-    return machine, (torch.rand(2, 5, 1, 2, 3) < 0.4).float(), Flip(0.1)
 
 
 @pytest.fixture(params=[bernoulli, normal, categorical], ids=lambda make: make.__name__)
@@ -92,7 +76,7 @@ def test_shapes_draws_and_predictive(parts):
 
 
 def test_inside_a_larger_model(parts):
-    """Two memories that share what comes after: the sites are kept apart by a scope."""
+    """Two memories in one model: scopes keep their sites apart."""
     machine, patterns, channel = parts
     memories = machine.write(patterns[:1]), machine.write(patterns[1:])
 
@@ -117,7 +101,7 @@ def test_a_channel_of_known_level_is_needed(channel):
 
 @pytest.mark.parametrize("build", [bernoulli, normal, categorical])
 def test_occlusion_and_masks(build):
-    """The entries that carry no evidence take the mean of the prediction, whatever the cue shows there."""
+    """Entries without evidence take the mean of the prediction, whatever the cue shows there."""
     machine, patterns, channel = build()
     memory = machine.write(patterns)
     seen = torch.rand(patterns.shape[2:]) < 0.5

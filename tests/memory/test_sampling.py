@@ -1,54 +1,27 @@
-"""Chains and importance weights: exact in a linear-Gaussian machine, where all posteriors are known."""
+"""Chains and importance weights, against the exact posteriors of a linear-Gaussian machine."""
 
 import math
 
 import pyro.distributions as dist
 import pytest
 import torch
+from helpers import linear_machine, small_machine
 
-from pyro_kanerva import (
-    CategoricalLikelihood,
-    Flip,
-    GaussianMemory,
-    GaussianNoise,
-    KanervaMachine,
-    MatrixNormal,
-    Memory,
-    MLPDecoder,
-    MLPEncoder,
-    NormalLikelihood,
-    Replace,
-    UnknownLevel,
-)
+from pyro_kanerva import CategoricalLikelihood, Flip, GaussianNoise, MatrixNormal, Memory, Replace, UnknownLevel
 
 SLOTS, SIZE, SCALE, NOISE = 3, 4, 0.6, 0.5
 CHAINS = 4000
 
 
-class Identity:
-    """Encoder and decoder whose codes are the patterns."""
-
-    event_shape = (SIZE,)
-
-    def __call__(self, x):
-        return x
-
-
 def linear_memory(uncertainty=1e-7, batch=1):
-    """``x = M^T w + SCALE noise`` with a code scale to match, so that the reader is exact."""
-    machine = KanervaMachine(
-        Identity(),
-        Identity(),
-        memory_prior=GaussianMemory(SLOTS, SIZE),
-        likelihood=NormalLikelihood(SCALE),
-        code_scale=SCALE,
-    ).double()
+    """``x = M^T w + SCALE noise``, with an exact reader; the standard deviation of each slot is ``uncertainty``."""
     factor = uncertainty * torch.eye(SLOTS, dtype=torch.float64).expand(batch, -1, -1)
-    return Memory(machine, MatrixNormal(torch.randn(batch, SLOTS, SIZE, dtype=torch.float64), factor), (SIZE,))
+    posterior = MatrixNormal(torch.randn(batch, SLOTS, SIZE, dtype=torch.float64), factor)
+    return Memory(linear_machine(SLOTS, SIZE, SCALE).double(), posterior, (SIZE,))
 
 
 def covariance(memory):
-    """That of a pattern."""
+    """The covariance of a pattern."""
     matrix = memory.posterior.loc[0]
     return matrix.T @ matrix + SCALE**2 * torch.eye(SIZE, dtype=torch.float64)
 
@@ -56,8 +29,7 @@ def covariance(memory):
 def assert_moments(draws, mean, std):
     """Mean and standard deviation of draws (S, chains, ...) within 5 standard errors.
 
-    Chains are independent and start from the same cue; each counts as one draw, however many it holds, which
-    is the least that it can be worth.
+    Chains are independent and start from the same cue. Each counts as one draw, which is the least it is worth.
     """
     draws = draws.flatten(0, 1)
     margin = 5 / math.sqrt(CHAINS)
@@ -82,7 +54,7 @@ def test_chain_draws_from_the_exact_posterior():
 
 @pytest.mark.parametrize("channel", [None, GaussianNoise(NOISE)], ids=str)
 def test_entries_that_are_not_observed_are_drawn(channel):
-    """Without a channel what is observed is clamped, and the rest follows its exact conditional distribution."""
+    """Without a channel, observed entries are clamped, and the rest has its exact conditional distribution."""
     memory, observed = linear_memory(), torch.tensor([True, True, False, False])
     cue = torch.randn(SIZE, dtype=torch.float64)
     cues = cue.expand(1, CHAINS, -1)
@@ -101,7 +73,7 @@ def test_entries_that_are_not_observed_are_drawn(channel):
 
 
 def test_chain_without_evidence_forgets_its_cue():
-    """Nothing is observed: after the burn-in these are draws of p(x | M)."""
+    """With nothing observed, the chain draws from p(x | M) after the burn-in."""
     memory = linear_memory()
     cues = 2 + torch.randn(SIZE, dtype=torch.float64).expand(1, CHAINS, -1)
     nothing = torch.zeros(SIZE, dtype=torch.bool)
@@ -111,8 +83,8 @@ def test_chain_without_evidence_forgets_its_cue():
 
 @pytest.mark.parametrize("uncertainty", [1e-7, 2.0])
 def test_sampling_the_memory_adds_its_uncertainty(uncertainty):
-    """An uncertain memory widens the draws of a hidden entry; one that is known changes nothing."""
-    memory = linear_memory(uncertainty, batch=CHAINS)  # each episode draws a memory of its own
+    """An uncertain memory widens the draws of a hidden entry. A memory that is known does not."""
+    memory = linear_memory(uncertainty, batch=CHAINS)  # each episode draws its own memory
     memory.posterior.loc.copy_(torch.arange(SIZE) / 4)
     cues, observed = torch.ones(CHAINS, 1, SIZE, dtype=torch.float64), torch.arange(SIZE) < 3
     known, drawn = (
@@ -140,7 +112,7 @@ def test_burn_in_is_left_out():
 
 
 def test_chain_without_a_channel_starts_at_the_cue():
-    """Its first address is that of the cue, its patterns are of the likelihood."""
+    """Its first address is drawn by the reader of the cue, and its patterns by the likelihood."""
     memory, cue = linear_memory(), torch.randn(SIZE, dtype=torch.float64)
     draws = memory.sample(cue.expand(1, CHAINS, -1), 1, burn_in=0)
     reader = memory.machine.read_codes(cue.view(1, 1, -1), memory.posterior.loc)
@@ -152,12 +124,7 @@ def test_chain_without_a_channel_starts_at_the_cue():
 @pytest.mark.parametrize("channel", [None, Replace(0.2), UnknownLevel(Replace(0.2))], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_chain_of_classes(channel, dtype):
-    machine = KanervaMachine(
-        MLPEncoder((5,), 4, 16),
-        MLPDecoder(4, (5, 3), 16),
-        memory_prior=GaussianMemory(3, 4),
-        likelihood=CategoricalLikelihood(3),
-    ).to(dtype)
+    machine = small_machine((5,), 3, 4, output_shape=(5, 3), likelihood=CategoricalLikelihood(3)).to(dtype)
     patterns = torch.randint(0, 3, (2, 4, 5)).to(dtype)
     observed = torch.arange(5) < 3
     draws = machine.write(patterns).sample(patterns, 6, channel=channel, observed=observed, sample_memory=True)
@@ -177,7 +144,7 @@ def test_single_episode(make_machine, patterns):
 
 
 def test_log_evidence_is_exact_where_the_reader_is():
-    """All importance weights are equal then, to what little q(M) leaves open."""
+    """All importance weights are equal, up to the small uncertainty of q(M)."""
     memory = linear_memory()
     patterns = torch.randn(1, 5, SIZE, dtype=torch.float64)
     exact = dist.MultivariateNormal(torch.zeros(SIZE, dtype=torch.float64), covariance(memory)).log_prob(patterns)
@@ -187,7 +154,7 @@ def test_log_evidence_is_exact_where_the_reader_is():
 
 
 def test_log_evidence_of_an_uncertain_memory():
-    """K = 1: the weights average N(x; 0, m m^T + SCALE^2 I) over M ~ q(M), here by as many draws of our own."""
+    """The weights average N(x; 0, M^T M + SCALE^2 I) over M ~ q(M); compared with draws of M in this test."""
     memory = linear_memory(0.5)
     patterns = torch.randn(1, 3, SIZE, dtype=torch.float64)
     matrices = memory.posterior.sample((5000,))[:, 0]
@@ -207,44 +174,17 @@ def test_more_samples_tighten_the_bound(make_machine, patterns):
     assert memory.log_evidence(patterns, num_samples=1).shape == (3, 8)
 
 
-def test_generate_from_a_prior_memory(make_machine):
-    machine = make_machine()
-    memory = machine.prior_memory(2)
-    matrix = memory.posterior.sample()
-    for options in ({}, {"matrix": matrix}):
-        samples = memory.generate(3, **options)
-        assert samples.shape == (2, 3, 1, 5, 7)
-        assert ((samples > 0) & (samples < 1)).all()
-        arrived = memory.generate(3, num_steps=2, **options)
-        assert ((arrived == 0) | (arrived == 1)).all()
-    torch.manual_seed(5)
-    samples = memory.generate(3, matrix=matrix)
-    torch.manual_seed(5)
-    address = machine.address_prior().sample((2, 3))
-    torch.testing.assert_close(samples, memory.predict(address, matrix=matrix).mean.detach())
-
-
 def test_bad_arguments():
     memory, cues = linear_memory(), torch.zeros(1, 2, SIZE, dtype=torch.float64)
     for call, message in [
-        (lambda: memory.sample(cues, 0), r"sample\(\): num_samples is 0, burn_in 10; expected at least 1"),
-        (lambda: memory.sample(cues, 1, burn_in=-1), r"sample\(\): num_samples is 1, burn_in -1"),
+        (lambda: memory.sample(cues, 0), r"sample\(\): num_samples is 0; expected at least 1"),
+        (lambda: memory.sample(cues, 1, burn_in=-1), r"sample\(\): burn_in is -1; expected at least 0"),
         (lambda: memory.sample(cues, 1, channel="noise"), r"sample\(\): channel is 'noise'; expected None"),
         (lambda: memory.sample(cues, 1, channel=Flip(0.1)), "damages entries of a Bernoulli likelihood"),
         (lambda: memory.sample(cues, 1, observed=torch.ones(SIZE)), "observed has dtype torch.float32"),
         (lambda: memory.sample(cues[..., 1:], 1), r"sample\(\): cues have event shape \(3,\)"),
         (lambda: memory.log_evidence(cues, num_samples=0), r"log_evidence\(\): num_samples is 0"),
         (lambda: memory.log_evidence(cues / 0), r"log_evidence\(\): patterns have NaN"),
-        (lambda: memory.generate(1, matrix=torch.zeros(SLOTS, SIZE)), "matrix is torch.float32"),
-        (lambda: memory.generate(0), r"generate\(\): num_samples is 0"),
-        (lambda: memory.predict(torch.zeros(1, SLOTS).double()), r"predict\(\): address has shape \(1, 3\)"),
-        (lambda: memory.machine.prior_memory(0), r"prior_memory\(\): num_episodes is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_prior_memory_needs_the_shape_of_a_pattern():
-    machine = KanervaMachine(lambda x: x, lambda z: z, memory_prior=GaussianMemory(SLOTS, SIZE))
-    with pytest.raises(ValueError, match=r"prior_memory\(\): the encoder has no attribute event_shape"):
-        machine.prior_memory()

@@ -1,4 +1,4 @@
-"""Streams: chunk after chunk is what writing them one by one gives, with constant memory, and survives a kill."""
+"""Streams: they give what writing chunk by chunk gives, in constant memory, and go on after a kill."""
 
 import copy
 import gc
@@ -13,69 +13,45 @@ import weakref
 
 import pytest
 import torch
+from helpers import ROOT, assert_close_posteriors, assert_same_memory, linear_machine, natural_parameters
 
 from pyro_kanerva import (
     AmortizedWriter,
     CategoricalAddress,
     FrameWriter,
     GaussianMemory,
-    KanervaMachine,
     Memory,
     MLPEncoder,
-    NormalLikelihood,
     OnlineWriter,
     PseudoInverseWriter,
-    RefinedWriter,
     SimplexAddress,
-    _files,
+    StreamRecord,
+    WriteRecord,
 )
-from pyro_kanerva.conjugate import natural_parameters
-from pyro_kanerva.records import StreamRecord, WriteRecord
 
 K, C = 6, 8
 
 
-class Identity:
-    event_shape = (C,)
-
-    def __call__(self, x):
-        return x
-
-
-def machine(slots=K, size=C, scale=0.5, seed=0, **parts):
-    """The same machine for the same seed, here and in another process."""
+def seeded_machine(seed=0, **parts):
+    """Equal seeds give equal machines, here and in another process."""
     torch.manual_seed(seed)
-    parts.setdefault("memory_prior", GaussianMemory(slots, size, 1.0))
-    networks = Identity(), Identity()
-    networks[0].event_shape = (size,)
-    return KanervaMachine(*networks, likelihood=NormalLikelihood(0.3, learned=False), code_scale=scale, **parts)
+    return linear_machine(K, C, **parts)
 
 
-def chunks(number=5, length=7, episodes=2, seed=1):
+def chunks(number=5, episodes=2, seed=1):
+    """Chunks of 7, 8, 9, 7, ... patterns."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(episodes, length + i % 3, C, generator=generator) for i in range(number)]
+    return [torch.randn(episodes, 7 + i % 3, C, generator=generator) for i in range(number)]
+
+
+def num_patterns(parts):
+    return sum(part.shape[1] for part in parts)
 
 
 def assert_same_posterior(one, other):
-    """To the last bit."""
+    """Equal to the last bit."""
     assert torch.equal(one.posterior.loc, other.posterior.loc)
     assert torch.equal(one.posterior.scale_tril_row, other.posterior.scale_tril_row)
-
-
-def assert_same_memory(one, other):
-    """To the last bit, the records included."""
-    assert_same_posterior(one, other)
-    assert len(one.records) == len(other.records)
-    for left, right in zip(one.records, other.records, strict=True):
-        assert type(left) is type(right)
-        for part, same in zip(left, right, strict=True):
-            assert torch.equal(part, same) if isinstance(part, torch.Tensor) else part == same
-
-
-def near(one, other, tolerance=1e-4):
-    """Mean and covariance, relative to the largest entry."""
-    for left, right in ((one.loc, other.loc), (one.row_covariance, other.row_covariance)):
-        assert (left - right).abs().max() <= tolerance * right.abs().max()
 
 
 def one_by_one(memory, parts):
@@ -100,153 +76,120 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("make", [list, iter, tuple, lambda parts: (part for part in parts)])
 def test_a_stream_is_its_chunks_one_after_the_other(writer, make):
-    built, parts = machine(writer=WRITERS[writer]()), chunks()
-    expected = one_by_one(built.prior_memory(2), parts)
-    streamed = built.write(make(parts))
+    machine, parts = seeded_machine(writer=WRITERS[writer]()), chunks()
+    expected = one_by_one(machine.prior_memory(2), parts)
+    streamed = machine.write(make(parts))
     assert_same_posterior(streamed, expected)
     (record,) = streamed.records
-    assert (record.num_chunks, record.num_patterns) == (5, sum(part.shape[1] for part in parts))
+    assert (record.num_chunks, record.num_patterns) == (5, num_patterns(parts))
     assert record.precision.dtype == record.precision_loc.dtype == torch.float64
-    # what the records of single writes add up to
+    singles = [single.statistics(machine.code_scale.detach()) for single in expected.records]
     for name in ("precision", "precision_loc"):
-        parts_of = [getattr(other.evidence(built.code_scale.detach()), name) for other in expected.records]
-        torch.testing.assert_close(getattr(record, name), sum(parts_of), rtol=1e-5, atol=1e-5)
+        total = sum(getattr(single, name) for single in singles)
+        torch.testing.assert_close(getattr(record, name), total, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [{"address_prior": SimplexAddress(K)}, {"address_prior": CategoricalAddress(K)}])
-def test_streams_of_other_addresses(parts):
-    built, some = machine(**parts), chunks(3)
-    assert_same_posterior(built.write(iter(some)), one_by_one(built.prior_memory(2), some))
-
-
-def test_refined_streams():
-    """A refinement counts the KL from what was there before, in a stream as otherwise."""
-    built, some = machine(writer=RefinedWriter(OnlineWriter(8, 1), 2)), chunks(3)
-    torch.manual_seed(2)
-    streamed = built.write(iter(some))
-    torch.manual_seed(2)
-    assert_same_posterior(streamed, one_by_one(built.prior_memory(2), some))
-    with pytest.raises(ValueError, match="RefinedWriter does not add evidence up"):
-        streamed.erase(streamed.records[0])
+@pytest.mark.parametrize("address_prior", [SimplexAddress(K), CategoricalAddress(K)], ids=["simplex", "slots"])
+def test_streams_of_other_addresses(address_prior):
+    machine, parts = seeded_machine(address_prior=address_prior), chunks(3)
+    assert_same_posterior(machine.write(iter(parts)), one_by_one(machine.prior_memory(2), parts))
 
 
 def test_single_episodes_without_a_batch():
-    built, parts = machine(), chunks(episodes=1)
-    assert_same_memory(built.write(part[0] for part in parts), built.write(iter(parts)))
+    machine, parts = seeded_machine(), chunks(episodes=1)
+    assert_same_memory(machine.write(part[0] for part in parts), machine.write(iter(parts)))
 
 
 def test_a_stream_into_a_memory():
-    """By the memory, or by the machine that is given one."""
-    built, parts = machine(), chunks()
-    start = built.write(parts[0])
+    """By ``memory.write`` and by ``machine.write``."""
+    machine, parts = seeded_machine(), chunks()
+    start = machine.write(parts[0])
     expected = one_by_one(start, parts[1:])
     streamed = start.write(iter(parts[1:]))
     assert_same_posterior(streamed, expected)
-    assert_same_memory(built.write(iter(parts[1:]), start), streamed)
+    assert_same_memory(machine.write(iter(parts[1:]), start), streamed)
     assert streamed.records[0] is start.records[0]
     assert len(start.records) == 1
     assert isinstance(streamed.records[1], StreamRecord)
-    assert repr(streamed).startswith(f"Memory(2 episodes of {sum(part.shape[1] for part in parts)} patterns")
+    assert repr(streamed).startswith(f"Memory(2 episodes of {num_patterns(parts)} patterns")
 
 
 def test_streams_work_without_gradients():
-    streamed = machine().write(iter(chunks()))
+    streamed = seeded_machine().write(iter(chunks()))
     assert not streamed.posterior.loc.requires_grad
     assert not streamed.records[0].precision.requires_grad
 
 
 def test_codes_come_from_the_encoder():
-    torch.manual_seed(0)
-    built = KanervaMachine(
-        MLPEncoder((C,), C, 16),
-        Identity(),
-        memory_prior=GaussianMemory(K, C),
-        likelihood=NormalLikelihood(0.3, learned=False),
-    )
-    assert_same_posterior(built.write(iter(chunks())), one_by_one(built.prior_memory(2), chunks()))
+    machine = linear_machine(K, C, encoder=MLPEncoder((C,), C, 16))
+    assert_same_posterior(machine.write(iter(chunks())), one_by_one(machine.prior_memory(2), chunks()))
 
 
-# ---------------------------------------------------------------------- erasing, merging, files
+# ---------------------------------------------------------------------- erasing and merging
 
 
 @pytest.mark.parametrize("writer", ["default", "the paper's", "one block"])
 def test_erasing_a_stream_and_what_is_around_it(writer):
-    built, parts = machine(writer=WRITERS[writer]()), chunks(6)
-    before = built.write(parts[0])
+    machine, parts = seeded_machine(writer=WRITERS[writer]()), chunks(6)
+    before = machine.write(parts[0])
     streamed = before.write(iter(parts[1:5]))
     after = streamed.write(parts[5])
-    near(after.erase(after.records[2]).posterior, streamed.posterior)
-    near(streamed.erase(streamed.records[1]).posterior, before.posterior)
-    near(after.erase(after.records[2]).erase(after.records[1]).posterior, before.posterior)
-    # without the first write: the evidence of the stream and of the last one, on the prior
+    assert_close_posteriors(after.erase(after.records[2]).posterior, streamed.posterior)
+    assert_close_posteriors(streamed.erase(streamed.records[1]).posterior, before.posterior)
+    assert_close_posteriors(after.erase(after.records[2]).erase(after.records[1]).posterior, before.posterior)
+    # Without the first write, the statistics of the stream and of the last write are left.
     rest = after.erase(after.records[0])
     assert [type(record) for record in rest.records] == [StreamRecord, WriteRecord]
-    found, prior = natural_parameters(rest.posterior), natural_parameters(built.memory_prior())
-    evidence = [record.evidence(built.code_scale.detach()) for record in after.records[1:]]
+    found, prior = natural_parameters(rest.posterior), natural_parameters(machine.memory_prior())
+    added = [record.statistics(machine.code_scale.detach()) for record in after.records[1:]]
     for name in ("precision", "precision_loc"):
-        expected = getattr(prior, name).detach() + sum(getattr(part, name) for part in evidence)
+        expected = getattr(prior, name).detach() + sum(getattr(part, name) for part in added)
         torch.testing.assert_close(getattr(found, name).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_erasing_all_leaves_the_prior():
-    built = machine()
-    streamed = built.write(iter(chunks()))
-    near(streamed.erase(streamed.records[0]).posterior, built.prior_memory(2).posterior)
+    machine = seeded_machine()
+    streamed = machine.write(iter(chunks()))
+    assert_close_posteriors(streamed.erase(streamed.records[0]).posterior, machine.prior_memory(2).posterior)
 
 
 def test_merging_streams():
-    built = machine(writer=AmortizedWriter(MLPEncoder((C,), K, 16)))  # addresses that do not depend on the memory
+    machine = seeded_machine(
+        writer=AmortizedWriter(MLPEncoder((C,), K, 16))
+    )  # addresses that do not depend on the memory
     parts = chunks(6)
-    merged = Memory.merge([built.write(iter(parts[:2])), built.write(parts[2]), built.write(iter(parts[3:]))])
+    merged = Memory.merge([machine.write(iter(parts[:2])), machine.write(parts[2]), machine.write(iter(parts[3:]))])
     assert [type(record) for record in merged.records] == [StreamRecord, WriteRecord, StreamRecord]
-    near(merged.posterior, built.write(iter(parts)).posterior)
-    near(merged.erase(merged.records[1]).posterior, built.write(iter([*parts[:2], *parts[3:]])).posterior)
-
-
-def test_files_with_streams(tmp_path):
-    built, parts = machine(), chunks()
-    memory = built.write(parts[0]).write(iter(parts[1:4])).write(parts[4])
-    memory.save(tmp_path / "memory.pt")
-    loaded = Memory.load(tmp_path / "memory.pt", built)
-    assert_same_memory(loaded, memory)
-    assert loaded.records[1].precision.dtype == torch.float64
-    near(loaded.erase(loaded.records[1]).posterior, memory.erase(memory.records[1]).posterior)
-
-
-def test_a_file_from_before_there_were_streams(tmp_path):
-    built = machine()
-    memory = built.write(chunks()[0])
-    memory.save(tmp_path / "memory.pt")
-    header, state = _files.load(tmp_path / "memory.pt", "memory")
-    del state["streams"]
-    _files.save(tmp_path / "old.pt", "memory", header, state)
-    assert_same_memory(Memory.load(tmp_path / "old.pt", built), memory)
+    assert_close_posteriors(merged.posterior, machine.write(iter(parts)).posterior)
+    assert_close_posteriors(
+        merged.erase(merged.records[1]).posterior, machine.write(iter([*parts[:2], *parts[3:]])).posterior
+    )
 
 
 # ---------------------------------------------------------------------- constant memory
 
 
 class Watched:
-    """A stream that knows how many tensors of earlier chunks are alive when it makes the next one."""
+    """A stream that counts how many of its earlier chunks are alive when it makes the next one."""
 
-    def __init__(self, number, length=7):
-        self.number, self.length = number, length
+    def __init__(self, number):
+        self.number = number
         self.alive = []
 
     def __iter__(self):
         references = []
         for _ in range(self.number):
             self.alive.append(sum(reference() is not None for reference in references))
-            chunk = torch.randn(1, self.length, C)
+            chunk = torch.randn(1, 7, C)
             references.append(weakref.ref(chunk))
             yield chunk
             del chunk
 
 
 def test_earlier_chunks_are_forgotten(tmp_path):
-    """Alive is only the chunk that was just written, however long the stream; nor do records grow."""
-    built = machine()
-    start = built.prior_memory(1)
+    """However long the stream is, only the last chunk is alive, and the file does not grow."""
+    machine = seeded_machine()
+    start = machine.prior_memory(1)
     for number in (5, 60):
         watched = Watched(number)
         memory = start.write(watched, path=tmp_path / f"{number}.pt", save_every=1)
@@ -258,12 +201,12 @@ def test_earlier_chunks_are_forgotten(tmp_path):
 
 def test_the_first_chunk_is_forgotten():
     watched = Watched(20)
-    machine().write(watched)
+    seeded_machine().write(watched)
     assert max(watched.alive) <= 1
 
 
-def test_tensors_do_not_pile_up():
-    """All live tensors, of codes, addresses and posteriors too, counted while the stream goes on."""
+def test_the_number_of_tensors_does_not_grow():
+    """The number of all live tensors, also of codes, addresses and posteriors, while the stream goes on."""
     counts = []
 
     def stream():
@@ -272,27 +215,27 @@ def test_tensors_do_not_pile_up():
             counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
             yield torch.randn(1, 7, C)
 
-    machine().prior_memory(1).write(stream())
+    seeded_machine().prior_memory(1).write(stream())
     assert max(counts[2:]) - min(counts[2:]) <= 1
 
 
 def test_chunks_are_asked_for_one_at_a_time():
-    """No chunk is made before the one before it is written."""
-    built, seen = machine(), []
+    """A chunk is written before the next one is asked for."""
+    seen = []
 
     class Writer(OnlineWriter):
         def forward(self, *args):
             seen.append("written")
             return super().forward(*args)
 
-    built.writer = Writer(8, 1)
+    machine = seeded_machine(writer=Writer(8, 1))
 
     def stream():
         for part in chunks(4):
             seen.append("made")
             yield part
 
-    built.write(stream())
+    machine.write(stream())
     assert seen == ["made", "written"] * 4
 
 
@@ -301,74 +244,74 @@ def test_chunks_are_asked_for_one_at_a_time():
 
 @pytest.mark.parametrize(("save_every", "number", "saves"), [(1, 5, 5), (2, 5, 2), (10, 5, 0), (5, 5, 1)])
 def test_saves_now_and_then_and_at_the_end(tmp_path, save_every, number, saves):
-    built, path, found = machine(), tmp_path / "memory.pt", []
+    machine, path, found = seeded_machine(), tmp_path / "memory.pt", []
 
     def stream():
         for part in chunks(number):
-            found.append(Memory.load(path, built).records[0].num_chunks if path.exists() else 0)
+            found.append(Memory.load(path, machine).records[0].num_chunks if path.exists() else 0)
             yield part
 
-    memory = built.write(stream(), path=path, save_every=save_every)
+    memory = machine.write(stream(), path=path, save_every=save_every)
     assert found == [save_every * (written // save_every) for written in range(number)]
     assert sum(one != other for one, other in itertools.pairwise(found)) == saves - (save_every * saves == number)
-    assert_same_memory(Memory.load(path, built), memory)
-    assert_same_memory(memory, built.write(iter(chunks(number))))
-    assert list(tmp_path.iterdir()) == [path]  # and nothing besides
+    assert_same_memory(Memory.load(path, machine), memory)
+    assert_same_memory(memory, machine.write(iter(chunks(number))))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_ten_chunks_between_two_saves_by_default(tmp_path):
-    built, path, found = machine(), tmp_path / "memory.pt", []
+    machine, path, found = seeded_machine(), tmp_path / "memory.pt", []
 
     def stream():
         for part in chunks(12):
             found.append(path.exists())
             yield part
 
-    built.write(stream(), path=path)
+    machine.write(stream(), path=path)
     assert found == [False] * 10 + [True] * 2
 
 
 class StopError(Exception):
-    """What interrupts the streams below."""
+    """It interrupts the streams below."""
 
 
 def interrupted(parts, after):
     yield from parts[:after]
-    raise StopError
+    raise StopError(f"stop after {after}")
 
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("writer", ["default", "the paper's", "one block"])
 def test_going_on_after_an_interruption(tmp_path, before, writer):
-    """Twice interrupted, once while the file was behind: the same to the last bit as in one go."""
-    built, parts, path = machine(writer=WRITERS[writer]()), chunks(9), tmp_path / "memory.pt"
-    start = built.write(chunks(1, seed=7)[0]) if before else built.prior_memory(2)
+    """Interrupted twice, the first time with chunks that were not saved: equal to the last bit to one go."""
+    machine, parts, path = seeded_machine(writer=WRITERS[writer]()), chunks(9), tmp_path / "memory.pt"
+    start = machine.write(chunks(1, seed=7)[0]) if before else machine.prior_memory(2)
     expected = start.write(iter(parts))
-    with pytest.raises(StopError):
+    with pytest.raises(StopError, match="stop after 5"):
         start.write(interrupted(parts, 5), path=path, save_every=2)
-    assert Memory.load(path, built).records[-1].num_chunks == 4
-    with pytest.raises(StopError):
+    assert Memory.load(path, machine).records[-1].num_chunks == 4
+    with pytest.raises(StopError, match="stop after 7"):
         start.write(interrupted(parts, 7), path=path, save_every=1, resume=True)
-    assert Memory.load(path, built).records[-1].num_chunks == 7
+    assert Memory.load(path, machine).records[-1].num_chunks == 7
     assert_same_memory(start.write(iter(parts), path=path, resume=True), expected)
-    assert_same_memory(Memory.load(path, built), expected)
-    # of a stream that is written already, nothing is left to do
+    assert_same_memory(Memory.load(path, machine), expected)
+    # A stream that is already written stays as it is.
     assert_same_memory(start.write(iter(parts), path=path, resume=True), expected)
-    # one that has become longer goes on
+    # One that has become longer goes on.
     longer = [*parts, *chunks(2, seed=9)]
     assert_same_memory(start.write(iter(longer), path=path, resume=True), start.write(iter(longer)))
 
 
 def test_the_machine_goes_on_as_well(tmp_path):
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
-    with pytest.raises(StopError):
-        built.write(interrupted(parts, 3), path=path, save_every=1)
-    assert_same_memory(built.write(iter(parts), path=path, resume=True), built.write(iter(parts)))
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
+    with pytest.raises(StopError, match="stop after 3"):
+        machine.write(interrupted(parts, 3), path=path, save_every=1)
+    assert_same_memory(machine.write(iter(parts), path=path, resume=True), machine.write(iter(parts)))
 
 
 def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch):
     """A full disk at the third save."""
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
     replace, calls = os.replace, []
 
     def fail_at_third(source, target):
@@ -379,32 +322,32 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail_at_third)
     with pytest.raises(OSError, match="No space left"):
-        built.write(iter(parts), path=path, save_every=1)
-    assert Memory.load(path, built).records[-1].num_chunks == 2
+        machine.write(iter(parts), path=path, save_every=1)
+    assert Memory.load(path, machine).records[-1].num_chunks == 2
     assert list(tmp_path.iterdir()) == [path]
-    assert_same_memory(built.write(iter(parts), path=path, resume=True), built.write(iter(parts)))
+    assert_same_memory(machine.write(iter(parts), path=path, resume=True), machine.write(iter(parts)))
 
 
 CHILD = """
-    import sys, time
+    import runpy, sys, time
     import torch
-    sys.path.insert(0, {tests!r})
-    from test_streaming import chunks, machine
     torch.set_num_threads(1)
+    sys.path.insert(0, {tests!r})  # of the helpers
+    this = runpy.run_path({file!r})
     def stream():
-        for number, part in enumerate(chunks({number})):
+        for number, part in enumerate(this["chunks"]({number})):
             print(number, flush=True)
             time.sleep({pause})
             yield part
-    machine().write(stream(), path={path!r}, save_every=1, resume={resume})
+    this["seeded_machine"]().write(stream(), path={path!r}, save_every=1, resume={resume})
     print("end", flush=True)
 """
 
 
 def run_and_kill(path, number, pause, resume, kill_at, delay=0.0):
-    """A process that writes a stream, killed some time after it is asked for chunk ``kill_at``; how far it came."""
+    """Kill a process that writes a stream, ``delay`` seconds after it is asked for chunk ``kill_at``."""
     code = textwrap.dedent(CHILD).format(
-        tests=os.path.dirname(__file__), number=number, pause=pause, path=str(path), resume=resume
+        tests=str(ROOT / "tests"), file=__file__, number=number, pause=pause, path=str(path), resume=resume
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         lines = []
@@ -415,74 +358,74 @@ def run_and_kill(path, number, pause, resume, kill_at, delay=0.0):
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL, lines
-    return lines
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_going_on_after_a_kill(tmp_path):
-    """A process killed in the middle, and another one that goes on: the same to the last bit as in one go."""
+    """A process is killed, and another one goes on: equal to the last bit to one go."""
     path, number = tmp_path / "memory.pt", 12
     run_and_kill(path, number, 0.02, False, kill_at=6)
-    built = machine()
-    assert Memory.load(path, built).records[0].num_chunks in (5, 6)
-    resumed = built.write(iter(chunks(number)), path=path, resume=True)
-    assert_same_memory(resumed, built.write(iter(chunks(number))))
-    assert_same_memory(Memory.load(path, built), resumed)
+    machine = seeded_machine()
+    assert Memory.load(path, machine).records[0].num_chunks in (5, 6)
+    resumed = machine.write(iter(chunks(number)), path=path, resume=True)
+    assert_same_memory(resumed, machine.write(iter(chunks(number))))
+    assert_same_memory(Memory.load(path, machine), resumed)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_kill_after_kill(tmp_path):
-    """At any moment, also within a save: the file is whole, and the end the same to the last bit."""
-    path, number, built = tmp_path / "memory.pt", 400, machine()
+    """Killed at any moment, also within a save: the file is whole, and the end equal to the last bit."""
+    path, number, machine = tmp_path / "memory.pt", 400, seeded_machine()
     run_and_kill(path, number, 0.0, False, kill_at=20)
     done = 0
     for attempt in range(8):
-        found = Memory.load(path, built).records[0].num_chunks
+        found = Memory.load(path, machine).records[0].num_chunks
         assert found > done
         done = found
         run_and_kill(path, number, 0.0, True, kill_at=done + 15, delay=0.0007 * attempt)
-    expected = built.write(iter(chunks(number)))
-    assert_same_memory(built.write(iter(chunks(number)), path=path, resume=True), expected)
+    expected = machine.write(iter(chunks(number)))
+    assert_same_memory(machine.write(iter(chunks(number)), path=path, resume=True), expected)
 
 
 # ---------------------------------------------------------------------- errors
 
 
-def test_options_are_of_streams():
-    built = machine()
-    memory, part = built.write(chunks()[0]), chunks()[1]
-    for options in ({"path": "memory.pt"}, {"resume": True}, {"progress": True}):
-        for write in (memory.write, built.write):
-            with pytest.raises(ValueError, match=r"path, resume and progress are of streams; pass an iterable"):
+def test_options_are_for_streams():
+    machine = seeded_machine()
+    memory, part = machine.write(chunks()[0]), chunks()[1]
+    message = r"write\(\): path, save_every, resume and progress are options for streams; pass an iterable of chunks"
+    for options in ({"path": "memory.pt"}, {"save_every": 5}, {"resume": True}, {"progress": True}):
+        for write in (memory.write, machine.write):
+            with pytest.raises(ValueError, match=message):
                 write(part, **options)
     with pytest.raises(TypeError, match="unexpected keyword"):
-        built.write(iter(chunks()), file="memory.pt")
+        machine.write(iter(chunks()), file="memory.pt")
 
 
 def test_nothing_to_resume(tmp_path):
-    built = machine()
-    memory = built.prior_memory(2)
-    for write in (memory.write, built.write):
+    machine = seeded_machine()
+    memory = machine.prior_memory(2)
+    for write in (memory.write, machine.write):
         with pytest.raises(ValueError, match="resume=True without a path"):
             write(iter(chunks()), resume=True)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match="memory"):
             write(iter(chunks()), path=tmp_path / "memory.pt", resume=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_not_overwritten(tmp_path):
-    built, path = machine(), tmp_path / "memory.pt"
+    machine, path = seeded_machine(), tmp_path / "memory.pt"
     path.write_text("precious")
-    for write in (built.prior_memory(2).write, built.write):
+    for write in (machine.prior_memory(2).write, machine.write):
         with pytest.raises(ValueError, match=r"memory\.pt exists already.*resume=True"):
             write(iter(chunks()), path=path)
     assert path.read_text() == "precious"
 
 
 def test_files_of_something_else(tmp_path):
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
-    start = built.prior_memory(2)
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
+    start = machine.prior_memory(2)
 
     def resume(memory=start, message="does not hold this memory with part of a stream"):
         content = path.read_bytes()
@@ -490,64 +433,77 @@ def test_files_of_something_else(tmp_path):
             memory.write(iter(parts), path=path, resume=True)
         assert path.read_bytes() == content
 
-    built.write(parts[0]).save(path)  # no stream
+    machine.write(parts[0]).save(path)  # no stream
     resume()
     start.save(path)  # nothing
     resume()
-    built.write(parts[0]).write(iter(parts[1:])).save(path)  # a stream into another memory
+    machine.write(parts[0]).write(iter(parts[1:])).save(path)  # a stream into another memory
     resume()
-    built.write(iter(parts)).save(path)
-    resume(built.write(parts[0]))
-    built.write(part[:1] for part in parts).save(path)  # of another number of episodes
+    machine.write(iter(parts)).save(path)
+    resume(machine.write(parts[0]))
+    machine.write(part[:1] for part in parts).save(path)  # of another number of episodes
     resume()
-    machine(seed=3).write(iter(parts)).save(path)  # of another machine
+    seeded_machine(seed=3).write(iter(parts)).save(path)  # of another machine
     resume(message="machine with other parameters")
     path.write_bytes(path.read_bytes()[:1000])
     resume(message="not a whole")
 
 
 def test_a_file_of_another_memory_of_the_machine(tmp_path):
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
-    one, other = built.write(parts[0]), built.write(parts[3])
-    with pytest.raises(StopError):
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
+    one, other = machine.write(parts[0]), machine.write(parts[3])
+    with pytest.raises(StopError, match="stop after 2"):
         one.write(interrupted(parts, 2), path=path, save_every=1)
     with pytest.raises(ValueError, match="does not hold this memory"):
         other.write(iter(parts), path=path, resume=True)
 
 
-def test_empty_streams(tmp_path):
-    built, path = machine(), tmp_path / "memory.pt"
-    with pytest.raises(ValueError, match="the stream has no chunks"):
-        built.prior_memory(2).write(iter([]), path=path)
-    with pytest.raises(ValueError, match="the stream begins with a NoneType; expected a tensor"):
-        built.write([])
+@pytest.mark.parametrize("stream", [list, lambda: iter([]), lambda: (part for part in ())])
+def test_empty_streams(tmp_path, stream):
+    machine, path = seeded_machine(), tmp_path / "memory.pt"
+    for write in (machine.prior_memory(2).write, machine.write):
+        for options in ({}, {"path": path}):
+            with pytest.raises(ValueError, match=r"write\(\): the stream has no chunks; expected at least one"):
+                write(stream(), **options)
     assert not path.exists()
 
 
 def test_chunks_that_are_no_tensors(tmp_path):
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
     with pytest.raises(ValueError, match="the stream begins with a list; expected a tensor"):
-        built.write(iter([parts[0].tolist()]))
+        machine.write(iter([parts[0].tolist()]))
     with pytest.raises(ValueError, match="the stream begins with a ndarray"):
-        built.write([parts[0].numpy()])
+        machine.write([parts[0].numpy()])
     with pytest.raises(ValueError, match="a chunk of the stream is a tuple; expected a tensor"):
-        built.write(iter([parts[0], (parts[1], 0)]), path=path, save_every=1)  # as a DataLoader with labels gives
-    assert_same_memory(Memory.load(path, built), built.write(iter(parts[:1])))
+        machine.write(iter([parts[0], (parts[1], 0)]), path=path, save_every=1)  # as a DataLoader with labels gives
+    assert_same_memory(Memory.load(path, machine), machine.write(iter(parts[:1])))
 
 
 @pytest.mark.parametrize("save_every", [0, -1])
 def test_save_every(save_every):
-    for write in (machine().write, machine().prior_memory(2).write):
+    for write in (seeded_machine().write, seeded_machine().prior_memory(2).write):
         with pytest.raises(ValueError, match=rf"save_every is {save_every}; expected at least 1"):
             write(iter(chunks()), save_every=save_every)
 
 
-def test_a_writer_that_forgets():
-    built = machine(writer=PseudoInverseWriter(K))
-    for write in (built.write, built.prior_memory(2).write):
-        for number in (1, 3):
-            with pytest.raises(ValueError, match="PseudoInverseWriter starts anew with every chunk"):
-                write(iter(chunks(number)))
+class Anew(OnlineWriter):
+    continues = False
+
+
+@pytest.mark.parametrize("writer", [PseudoInverseWriter(K), Anew(8)], ids=lambda writer: type(writer).__name__)
+def test_a_writer_that_does_not_continue(writer):
+    """Refused at once, before the first chunk is asked for."""
+    machine = seeded_machine(writer=writer)
+
+    def stream():
+        raise AssertionError("a chunk was asked for")
+        yield
+
+    with pytest.raises(ValueError, match=f"{type(writer).__name__} starts anew with every write"):
+        machine.prior_memory(2).write(stream())
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=f"{type(writer).__name__} starts anew with every write"):
+            machine.write(iter(chunks(number)))
 
 
 @pytest.mark.parametrize(
@@ -562,56 +518,56 @@ def test_a_writer_that_forgets():
     ],
 )
 def test_a_broken_chunk_leaves_the_file_as_it_was(tmp_path, broken, message):
-    """Also first in line; and the stream goes on once the chunk is mended."""
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
+    """The stream goes on once the chunk is mended. A broken first chunk makes no file."""
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
     with pytest.raises(ValueError, match=message):
-        built.write(iter([*parts[:3], broken, parts[4]]), path=path, save_every=1)
-    assert_same_memory(Memory.load(path, built), built.write(iter(parts[:3])))
-    assert_same_memory(built.write(iter(parts), path=path, resume=True), built.write(iter(parts)))
+        machine.write(iter([*parts[:3], broken, parts[4]]), path=path, save_every=1)
+    assert_same_memory(Memory.load(path, machine), machine.write(iter(parts[:3])))
+    assert_same_memory(machine.write(iter(parts), path=path, resume=True), machine.write(iter(parts)))
     with pytest.raises(ValueError, match=message):
-        built.prior_memory(2).write(iter([broken]), path=tmp_path / "other.pt")
+        machine.prior_memory(2).write(iter([broken]), path=tmp_path / "other.pt")
     assert not (tmp_path / "other.pt").exists()
 
 
 def test_a_memory_of_another_machine():
     with pytest.raises(ValueError, match="belongs to another machine"):
-        machine().write(iter(chunks()), machine(seed=2).prior_memory(2))
+        seeded_machine().write(iter(chunks()), seeded_machine(seed=2).prior_memory(2))
 
 
 # ---------------------------------------------------------------------- progress, and numbers
 
 
 def test_progress(capsys):
-    built = machine()
-    built.write(iter(chunks()))
+    machine = seeded_machine()
+    machine.write(iter(chunks()))
     assert capsys.readouterr() == ("", "")
-    built.write(iter(chunks()), progress=True)
+    machine.write(iter(chunks()), progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert f"{sum(part.shape[1] for part in chunks())}.0 patterns" in err
 
 
 def test_progress_goes_on_where_it_was(tmp_path, capsys):
-    built, parts, path = machine(), chunks(), tmp_path / "memory.pt"
-    with pytest.raises(StopError):
-        built.write(interrupted(parts, 3), path=path, save_every=1)
-    built.write(iter(parts), path=path, resume=True, progress=True)
+    machine, parts, path = seeded_machine(), chunks(), tmp_path / "memory.pt"
+    with pytest.raises(StopError, match="stop after 3"):
+        machine.write(interrupted(parts, 3), path=path, save_every=1)
+    machine.write(iter(parts), path=path, resume=True, progress=True)
     err = capsys.readouterr().err
     assert f"{sum(part.shape[1] for part in parts[:3])}" in err.split("\r")[1]
 
 
 @pytest.mark.parametrize("writer", [OnlineWriter(250), OnlineWriter(8, 1), OnlineWriter(64)])
 def test_a_long_stream_in_float32(writer):
-    """20,000 codes, K = 64, C = 48: within 5e-5 of float64, positive definite, and the sum of its evidence.
+    """20,000 codes, K = 64, C = 48: within 5e-5 of float64, positive definite, and accounted for by its record.
 
-    With more slots than entries of a code the rule itself amplifies rounding where sigma is small: the mean has its
-    columns in the C-dimensional space of R0's, and what leaves that grows. At sigma = 1 it does not.
+    With K > C and a small sigma the rule itself amplifies rounding errors: the columns of the mean lie in the
+    C-dimensional column space of R0, and errors outside of it grow. At sigma = 1 they do not.
     """
     codes, prior = torch.randn(1, 20_000, 48), GaussianMemory(64, 48)
     memories = []
     for dtype in (torch.float32, torch.float64):
-        built = machine(64, 48, 1.0, memory_prior=copy.deepcopy(prior), writer=writer).to(dtype)
-        memories.append(built.write(iter(codes.to(dtype).split(500, 1))))
+        machine = linear_machine(64, 48, 1.0, memory_prior=copy.deepcopy(prior), writer=writer).to(dtype)
+        memories.append(machine.write(iter(codes.to(dtype).split(500, 1))))
     found, expected = memories
     assert torch.linalg.eigvalsh(found.posterior.row_covariance.double()).min() > 0
     pairs = [
@@ -622,5 +578,5 @@ def test_a_long_stream_in_float32(writer):
     ]
     for one, other in pairs:
         assert (one - other).norm() < 5e-5 * other.norm()
-    left = found.erase(found.records[0])  # which checks that the records account for the memory
-    near(left.posterior, found.machine.prior_memory(1).posterior)
+    left = found.erase(found.records[0])  # this also checks that the record accounts for the memory
+    assert_close_posteriors(left.posterior, found.machine.prior_memory(1).posterior)

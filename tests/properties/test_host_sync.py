@@ -23,9 +23,8 @@ from pyro_kanerva import (
     NormalLikelihood,
     OnlineWriter,
 )
-from pyro_kanerva.factorization import cholesky, inverse_positive, precision_to_scale_tril
 
-WAITING = {  # what CUDA answers only after all work before it
+WAITING = {  # operations whose result CUDA returns only after all work before them
     "_local_scalar_dense",
     "item",
     "is_nonzero",
@@ -62,9 +61,10 @@ def callers():
 
 
 class NoWaiting(TorchDispatchMode):
-    """Raises where an operation would make the host wait, unless Pyro's ELBO wants to know its own value.
+    """Raises where an operation would make the host wait for the device.
 
-    A tensor that is made of Python's numbers is copied to the device, which also waits.
+    With ``pyro_may``, Pyro's ELBO may read its own value. A tensor made of Python numbers is copied to the device,
+    which waits as well.
     """
 
     def __init__(self, pyro_may=False):
@@ -79,7 +79,7 @@ class NoWaiting(TorchDispatchMode):
             for index in tree_leaves(args[1])
         )
         if name in WAITING or masks:
-            # the loss as a number, and the look for NaN in it and in its gradient
+            # Pyro reads the loss as a number, and looks for NaN in it and in its gradient
             if not (self.pyro_may and {("pyro", "torch_item"), ("pyro", "warn_if_nan")} & set(callers())):
                 raise AssertionError(f"aten.{name} makes the host wait")
             self.by_pyro += 1
@@ -104,7 +104,7 @@ def count(elbo, machine, patterns, **options):
 
 @pytest.mark.parametrize("length", [1, 5, 8, 20])  # one block, of fewer patterns than slots or more, and several
 def test_a_training_step_waits_for_nothing(make_machine, length):
-    """But for Pyro: the loss as a number, the look for NaN in it and in its gradient."""
+    """Pyro alone does: it reads the loss as a number, and looks for NaN in it and in its gradient."""
     patterns = (torch.rand(3, length, 1, 5, 7) < 0.3).float()
     assert count(TraceMeanField_ELBO, make_machine(), patterns) <= 4
 
@@ -149,7 +149,7 @@ def test_convolutional_networks_wait_for_nothing():
 
 
 def test_with_validation_it_waits(make_machine, patterns):
-    """The counter-test: the same step with Pyro's checks on, in which the machine looks at patterns, codes, factors."""
+    """The counter-test: with Pyro's checks on, the machine looks at patterns, codes and factors."""
     loss_of = TraceMeanField_ELBO(max_plate_nesting=2)(*make_machine().training_pair())
     with pyro.validation_enabled(True), pytest.raises(AssertionError, match="_local_scalar_dense makes the host wait"):
         step(loss_of, patterns, pyro_may=True)  # from the first look at the patterns on
@@ -185,44 +185,16 @@ class _WaitsInBackward(Function):
     ],
 )
 def test_what_waits_is_seen(look):
-    """The mode itself, also within backward."""
+    """A test of the mode itself, also within backward."""
     matrix = torch.eye(3).requires_grad_()
     with NoWaiting(), pytest.raises(AssertionError, match="host wait"):
         look(matrix)
 
 
-FACTORIZATIONS = [cholesky, precision_to_scale_tril, inverse_positive]
-INDEFINITE = torch.tensor([[1.0, 2.0], [2.0, 1.0]])  # of which cholesky_ex makes half a factor
-
-
-@pytest.mark.parametrize("factorize", FACTORIZATIONS)
-@pytest.mark.parametrize("broken", [INDEFINITE, -torch.eye(2), torch.full((2, 2), torch.nan), torch.zeros(2, 2)])
-def test_a_matrix_without_a_factor(factorize, broken):
-    """NaN throughout, in its place of the batch alone; with validation on, an error."""
-    sound = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
-    batch = torch.stack([sound, broken, sound])
-    with pyro.validation_enabled(False):
-        result = factorize(batch, "some matrix")
-        torch.testing.assert_close(result[[0, 2]], factorize(batch[[0, 2]], "some matrix"))
-    assert result[1].isnan().all() if factorize is not cholesky else result[1].tril().isnan().any()
-    with pyro.validation_enabled(True), pytest.raises(ValueError, match="some matrix of shape"):
-        factorize(batch, "some matrix")
-
-
-@pytest.mark.parametrize("factorize", FACTORIZATIONS[1:])
-def test_the_gradient_of_a_matrix_without_a_factor(factorize):
-    """NaN in its place, and none elsewhere."""
-    batch = torch.stack([torch.eye(2), INDEFINITE, 2 * torch.eye(2)]).requires_grad_()
-    with pyro.validation_enabled(False):
-        factorize(batch, "some matrix").sum().backward()
-    assert batch.grad[1].isnan().any()
-    assert batch.grad[[0, 2]].isfinite().all()
-
-
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("length", [3, 8, 20])
 def test_a_machine_whose_algebra_overflows(make_machine, length):
-    """A loss of NaN, never a number that means nothing; with validation on, an error that says what to do."""
+    """Without validation the loss is NaN; with validation an error says what to do."""
     machine = make_machine()
     with torch.no_grad():
         machine.memory_prior.loc.fill_(1e30)

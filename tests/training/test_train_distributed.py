@@ -1,5 +1,6 @@
-"""Training in several processes: the same as in one, and no process waits forever for another."""
+"""The example of training in several processes: it learns what one process does, and no process waits forever."""
 
+import contextlib
 import os
 import re
 import runpy
@@ -8,15 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT, start_group
 from pyro.infer import TraceMeanField_ELBO
 
 from pyro_kanerva import Episodes, glyphs
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_distributed.py"
+EXAMPLE = ROOT / "examples" / "train_distributed.py"
 SIZES = {"slots": 4, "code-size": 8, "width": 32, "length": 8, "episodes": 4, "test-episodes": 32, "lr": 0.003}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
 
@@ -30,18 +31,15 @@ def arguments(example, *more):
     return example["parser"]().parse_args([*SMALL, *more])
 
 
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
-def torchrun(*more):
-    """What two processes print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(EXAMPLE)]
-    result = subprocess.run(
-        [*command, *SMALL, *more], capture_output=True, text=True, timeout=120, env=environment(PYTHONWARNINGS="error")
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def train(rank, folder, *more):
+    """What one of several processes does; it writes what it prints and its error into files."""
+    example = runpy.run_path(str(EXAMPLE))
+    with open(folder / f"printed {rank}", "w") as file, contextlib.redirect_stdout(file):
+        try:
+            example["main"](arguments(example, *more))
+        except Exception as error:
+            (folder / f"error {rank}").write_text(f"{type(error).__name__}: {error}")
+            raise
 
 
 def train_by_hand(example, args, *, world, first_rank=0):
@@ -67,20 +65,34 @@ def held_out_bound(machine, args):
 
 
 def test_two_processes_make_the_steps_of_one(example, tmp_path):
-    out, steps = tmp_path / "machine.pt", ("--steps", "40")
-    printed = torchrun(*steps, "--out", str(out))
+    out, steps = tmp_path / "machine.pt", ("--steps", "20")
+    group = start_group(2, __file__, "train", tmp_path, *steps, "--out", str(out))
+    while not group.join():
+        pass
+    printed = (tmp_path / "printed 0").read_text()
     assert re.search(r"same parameters, of digests (\w{12}) \1\n", printed)
     args = arguments(example, *steps)
     machine, optimizer = train_by_hand(example, args, world=2)
     state = torch.load(out, weights_only=True)
     torch.testing.assert_close(state["machine"], dict(machine.state_dict()), rtol=1e-4, atol=1e-5)
-    # Adam's steps are blind to the size of the gradients; the averages that it keeps are not
+    # Adam's steps do not depend on the size of the gradients; the averages that it keeps do.
     torch.testing.assert_close(state["optimizer"]["state"], optimizer.state_dict()["state"], rtol=1e-4, atol=1e-5)
 
     bound = float(re.search(r"bound of 32 held-out episodes (-\S+) nats", printed)[1])
     others = [train_by_hand(example, args, world=1, first_rank=rank)[0] for rank in range(5)]  # with other noise
     bounds = torch.tensor([held_out_bound(other, args) for other in others])
     assert abs(bound - bounds.mean()) < 5 * bounds.std()
+
+
+@pytest.mark.slow
+def test_torchrun():
+    """The command of the example's docstring, without warnings."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(EXAMPLE)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    options = {"capture_output": True, "text": True, "timeout": 120, "env": environment}
+    result = subprocess.run([*command, *SMALL, "--steps", "2"], **options)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"same parameters, of digests (\w{12}) \1\n", result.stdout)
 
 
 def test_one_process(example, tmp_path, capsys):
@@ -109,33 +121,23 @@ def test_training_goes_on_as_if_there_had_been_no_stop(example, tmp_path):
 def test_a_process_that_is_lost_ends_the_other(number, example, tmp_path):
     out = tmp_path / "machine.pt"
     more = ["--steps", "1000000", "--save-every", "3", "--out", str(out), "--timeout", "6"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(EXAMPLE), *SMALL, *more],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
-        )
-        for rank in range(2)
-    ]
-    survivor, lost = processes
+    group = start_group(2, __file__, "train", tmp_path, *more)
+    survivor, lost = group.processes
     try:
         give_up = time.monotonic() + 60
-        while not out.exists() and survivor.poll() is None and time.monotonic() < give_up:
+        while not out.exists() and survivor.is_alive() and time.monotonic() < give_up:
             time.sleep(0.05)
-        lost.send_signal(number)
-        error = survivor.communicate(timeout=30)[1]
+        os.kill(lost.pid, number)
+        survivor.join(30)
     finally:
-        for process in processes:
+        for process in group.processes:
             process.kill()
-            process.communicate()
-    assert survivor.returncode == 1
-    message = error.splitlines()[-1]
-    assert "RuntimeError: Rank 0 of 2: another process is gone, never came, or was silent for 6 seconds." in message
-    assert f"start all of them again; training goes on from {out}." in message
+            process.join()
+    message = (tmp_path / "error 0").read_text()
+    assert message.startswith(
+        "RuntimeError: Rank 0 of 2: another process is gone, never came, or was silent for 6 seconds"
+    )
+    assert message.endswith(f"start all of them again; training goes on from {out}.")
 
     step = torch.load(out, weights_only=True)["step"]
     assert step % 3 == 0
@@ -153,7 +155,7 @@ def test_a_process_that_never_comes(example, monkeypatch):
 
 
 def test_errors_of_its_own_are_left_alone(example, monkeypatch):
-    """A RuntimeError that has nothing to do with the other processes is not told as if it had."""
+    """A RuntimeError with another cause keeps its message."""
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
     with (
         pytest.raises(RuntimeError, match=r"^my own$"),

@@ -5,35 +5,26 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
+from helpers import linear_machine, random_memory
 
 from pyro_kanerva import (
     AmortizedReader,
     AmortizedWriter,
-    BernoulliLikelihood,
-    CategoricalAddress,
     ExactReader,
     FrameWriter,
     GaussianAddress,
     GaussianMemory,
-    KanervaMachine,
-    LaplaceAddress,
-    LaplaceMemory,
     LaplaceReader,
     MatrixNormal,
-    MLPDecoder,
-    MLPEncoder,
-    NormalLikelihood,
     OnlineWriter,
     PseudoInverseWriter,
     ReadingWriter,
-    RefinedWriter,
     SimplexAddress,
     SlotWriter,
-    StudentTAddress,
     WriteResult,
     conjugate,
 )
-from pyro_kanerva.writers import writer_for
+from pyro_kanerva.writers import check_continues, continues, needs_distinct_slots
 
 SIGMA = 0.3
 
@@ -45,24 +36,12 @@ def sigma():
     return torch.tensor(SIGMA)
 
 
-def correlated_prior(slots, size):
-    noise = torch.randn(slots, 2 * slots)
-    return MatrixNormal(torch.randn(slots, size), torch.linalg.cholesky(noise @ noise.mT / (2 * slots)))
-
-
 def same_memory(one, other, **tolerance):
     torch.testing.assert_close(one.loc, other.loc, **tolerance)
     torch.testing.assert_close(one.row_covariance, other.row_covariance, **tolerance)
 
 
-# ---------------------------------------------------------------------- slots
-
-
-def clusters(slots=4, size=5, copies=3):
-    """Codes (2, slots * copies, C), in random order, and the cluster of each (2, slots * copies)."""
-    centers = 10 * torch.linalg.qr(torch.randn(size, size))[0][:slots]
-    labels = torch.stack([torch.randperm(slots * copies) % slots for _ in range(2)])
-    return centers[labels] + SIGMA * torch.randn(2, slots * copies, size), labels
+# ---------------------------------------------------------------------- one frame
 
 
 def test_frame_writer_addresses_all_from_the_frame():
@@ -77,6 +56,16 @@ def test_frame_writer_addresses_all_from_the_frame():
     for code in codes.split(1, -2):
         one_by_one = FrameWriter(frame)(code, one_by_one, sigma()).memory
     same_memory(result.memory, one_by_one)
+
+
+# ---------------------------------------------------------------------- slots
+
+
+def clusters(slots=4, size=5, copies=3):
+    """Codes (2, slots * copies, C), in random order, and the cluster of each (2, slots * copies)."""
+    centers = 10 * torch.linalg.qr(torch.randn(size, size))[0][:slots]
+    labels = torch.stack([torch.randperm(slots * copies) % slots for _ in range(2)])
+    return centers[labels] + SIGMA * torch.randn(2, slots * copies, size), labels
 
 
 @pytest.mark.parametrize("sweeps", [1, 5])
@@ -133,7 +122,7 @@ def test_a_single_slot_is_bayes_rule_for_the_mean():
 @pytest.mark.parametrize(("slots", "length"), [(6, 6), (8, 5)])
 def test_pseudo_inverse_reproduces_codes_that_fit(slots, length):
     """K >= T: W^T R gives the codes back, up to the ridge."""
-    codes, prior = torch.randn(3, length, 10), correlated_prior(slots, 10)
+    codes, prior = torch.randn(3, length, 10), random_memory(slots=slots, size=10)
     for ridge in (1e-5, 1e-9):
         result = PseudoInverseWriter(slots, ridge=ridge)(codes, prior, sigma())
         error = (result.addresses @ result.memory.loc - codes).norm() / codes.norm()
@@ -145,7 +134,7 @@ def test_pseudo_inverse_reproduces_codes_that_fit(slots, length):
 
 
 def test_pseudo_inverse_of_many_codes_is_least_squares():
-    codes, prior = torch.randn(2, 9, 10), correlated_prior(4, 10)
+    codes, prior = torch.randn(2, 9, 10), random_memory(slots=4, size=10)
     result = PseudoInverseWriter(4, scale=0.2, ridge=1e-10)(codes, prior, sigma())
     torch.testing.assert_close(result.memory.loc, torch.linalg.lstsq(result.addresses, codes).solution)
     torch.testing.assert_close(result.memory.variance, torch.full((2, 4, 10), 0.04), rtol=1e-6, atol=0)
@@ -154,7 +143,7 @@ def test_pseudo_inverse_of_many_codes_is_least_squares():
 @pytest.mark.parametrize("width", [1, 2])
 def test_amortized_writer_is_bayes_rule_at_the_addresses_of_its_network(width):
     network = torch.nn.Linear(3, width * 4)
-    codes, prior = torch.randn(2, 5, 3), correlated_prior(4, 3)
+    codes, prior = torch.randn(2, 5, 3), random_memory(slots=4, size=3)
     result = AmortizedWriter(network)(codes, prior, sigma())
     torch.testing.assert_close(result.addresses, network(codes)[..., :4])
     same_memory(result.memory, conjugate.block_update(prior.expand((2,)), network(codes)[..., :4], codes, SIGMA))
@@ -166,7 +155,7 @@ def test_amortized_writer_is_bayes_rule_at_the_addresses_of_its_network(width):
 
 @pytest.mark.parametrize("block_size", [1, 2, 8])
 def test_reading_writer_with_the_exact_reader_is_the_online_writer(block_size):
-    codes, prior = torch.randn(2, 5, 3), correlated_prior(4, 3)
+    codes, prior = torch.randn(2, 5, 3), random_memory(slots=4, size=3)
     reading = ReadingWriter(GaussianAddress(4), ExactReader(), block_size, sweeps=0)(codes, prior, sigma())
     online = OnlineWriter(block_size, 0)(codes, prior, sigma())
     same_memory(reading.memory, online.memory)
@@ -176,7 +165,7 @@ def test_reading_writer_with_the_exact_reader_is_the_online_writer(block_size):
 @pytest.mark.parametrize("sweeps", [1, 3])
 def test_sweeps_of_the_reading_writer(sweeps):
     """Each writes the whole episode anew, with addresses read from the memory before."""
-    codes, prior = torch.randn(2, 5, 3), correlated_prior(4, 3)
+    codes, prior = torch.randn(2, 5, 3), random_memory(slots=4, size=3)
     address_prior, reader = SimplexAddress(4), LaplaceReader()
     before = ReadingWriter(address_prior, block_size=2, sweeps=sweeps - 1)(codes, prior, sigma())
     after = ReadingWriter(address_prior, block_size=2, sweeps=sweeps)(codes, prior, sigma())
@@ -186,101 +175,7 @@ def test_sweeps_of_the_reading_writer(sweeps):
     same_memory(after.memory, conjugate.block_update(prior.expand((2,)), addresses, codes, SIGMA))
 
 
-# ---------------------------------------------------------------------- refinement
-
-
-def machine_for_refinement(writer, **parts):
-    torch.manual_seed(1)
-    parts.setdefault("memory_prior", GaussianMemory(4, 3))
-    machine = KanervaMachine(MLPEncoder((12,), 3, 16), MLPDecoder(3, (12,), 16), writer=writer, **parts)
-    with torch.no_grad():
-        machine.decoder[-2].weight.mul_(8)  # so that there is something to gain
-    return machine
-
-
-def average_bound(machine, x, posterior, prior):
-    """The bound of q(M) = ``posterior`` written into ``prior``, (B,), and its standard error."""
-    torch.manual_seed(2)  # common random numbers for all that is compared
-    codes = machine.encode(x)
-    with torch.no_grad():
-        values = torch.stack([machine.bound_of(x, codes, posterior, prior, 50).bound for _ in range(10)])
-    return values
-
-
-@pytest.mark.parametrize("memory_prior", [GaussianMemory, LaplaceMemory])
-def test_refinement_raises_the_bound(memory_prior):
-    x = (torch.rand(6, 8, 12) < 0.4).double()
-    bounds = []
-    for number in (0, 5, 20, 80):
-        start = OnlineWriter(8, 1)
-        writer = RefinedWriter(start, num_steps=number, learning_rate=0.05) if number else start
-        torch.manual_seed(5)
-        machine = machine_for_refinement(writer, memory_prior=memory_prior(4, 3))
-        posterior = machine.write(x).posterior
-        bounds.append(average_bound(machine, x, posterior, machine.memory_prior()).mean(-1))
-    gains = torch.stack(bounds).diff(dim=0)  # (3, repetitions), averages over the episodes
-    error = gains.std(-1) / math.sqrt(10)
-    assert (gains.mean(-1) > 5 * error).all()
-
-
-def test_refinement_raises_the_bound_of_a_memory_that_is_continued():
-    """The target is then KL(q || earlier memory), not KL(q || prior)."""
-    first, second = ((torch.rand(6, 8, 12) < 0.4).double() for _ in range(2))
-    machine = machine_for_refinement(OnlineWriter(8, 1))
-    earlier = machine.write(first)
-    plain = earlier.write(second).posterior
-    bounds = [average_bound(machine, second, plain, earlier.posterior)]
-    for number in (5, 40):
-        machine.writer = RefinedWriter(OnlineWriter(8, 1), num_steps=number, learning_rate=0.05)
-        refined = earlier.write(second).posterior
-        bounds.append(average_bound(machine, second, refined, earlier.posterior))
-    gains = torch.stack(bounds).mean(-1).diff(dim=0)
-    error = gains.std(-1) / math.sqrt(10)
-    assert (gains.mean(-1) > 5 * error).all()
-
-
-def test_refinement_leaves_parameters_and_addresses_alone():
-    x = (torch.rand(2, 8, 12) < 0.4).double()
-    machine = machine_for_refinement(RefinedWriter(OnlineWriter(8, 1), num_steps=3))
-    before = {name: value.clone() for name, value in machine.state_dict().items()}
-    codes = machine.encode(x)
-    start, refined = machine.write_codes(codes), machine.write_patterns(x, codes)
-    torch.testing.assert_close(refined.addresses, start.addresses, rtol=0, atol=0)
-    assert not torch.equal(refined.memory.loc, start.memory.loc)
-    assert all(parameter.grad is None for parameter in machine.parameters())
-    machine.bound(x).bound.sum().backward()  # and the closed-form start has gradients
-    assert all(parameter.grad is not None for parameter in machine.encoder.parameters())
-    for name, value in machine.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-def test_refinement_in_inference_mode():
-    x = (torch.rand(2, 8, 12) < 0.4).double()
-    machine = machine_for_refinement(RefinedWriter(OnlineWriter(8, 1), num_steps=3))
-    torch.manual_seed(3)
-    expected = machine.write(x).posterior
-    torch.manual_seed(3)
-    with torch.inference_mode():
-        same_memory(machine.write(x).posterior, expected)
-
-
-# ---------------------------------------------------------------------- choice, callables, errors
-
-
-def test_default_writers():
-    assert isinstance(writer_for(GaussianAddress(3)), OnlineWriter)
-    assert isinstance(writer_for(StudentTAddress(3)), OnlineWriter)
-    assert isinstance(writer_for(CategoricalAddress(3)), SlotWriter)
-    assert isinstance(writer_for(SimplexAddress(3)), ReadingWriter)
-    prior = LaplaceAddress(3)
-    assert isinstance(writer_for(prior), OnlineWriter)
-    simplex = SimplexAddress(3)
-    assert writer_for(simplex).address_prior is simplex
-
-
-def linear_machine(**parts):
-    parts.setdefault("memory_prior", GaussianMemory(4, 3))
-    return KanervaMachine(lambda x: x, lambda z: z, likelihood=NormalLikelihood(0.5), **parts)
+# ---------------------------------------------------------------------- all writers
 
 
 def test_a_function_is_a_writer():
@@ -292,7 +187,7 @@ def test_a_function_is_a_writer():
         loc = codes.mean(-2, keepdim=True).expand_as(memory.loc)
         return WriteResult(MatrixNormal(loc, 0.1 * torch.eye(4)), codes.new_ones(*codes.shape[:-1], 4) / 4)
 
-    machine, x = linear_machine(writer=store_the_mean, code_scale=0.5), torch.randn(2, 6, 3)
+    machine, x = linear_machine(4, 3, writer=store_the_mean, code_scale=0.5), torch.randn(2, 6, 3)
     memory = machine.write(x)
     torch.testing.assert_close(memory.posterior.loc[:, 0], x.mean(1))
     assert calls == [((2, 6, 3), (4, 3), pytest.approx(0.5))]
@@ -305,17 +200,18 @@ def test_a_function_is_a_writer():
     "make",
     [
         lambda: OnlineWriter(2, 1),
+        lambda: FrameWriter(random_memory(slots=4, size=3)),
         lambda: ReadingWriter(SimplexAddress(4), block_size=2),
         lambda: SlotWriter(),
         lambda: AmortizedWriter(lambda codes: codes @ torch.ones(3, 4)),
         lambda: PseudoInverseWriter(4),
     ],
-    ids=["OnlineWriter", "ReadingWriter", "SlotWriter", "AmortizedWriter", "PseudoInverseWriter"],
+    ids=["OnlineWriter", "FrameWriter", "ReadingWriter", "SlotWriter", "AmortizedWriter", "PseudoInverseWriter"],
 )
 def test_episodes_are_written_one_by_one(make, batch):
     """A batch of episodes, into one prior or one for each, equals a loop."""
     writer, codes = make(), torch.randn(2, 5, 3)
-    prior = correlated_prior(4, 3)
+    prior = random_memory(slots=4, size=3)
     if batch:
         prior = MatrixNormal(torch.randn(2, 4, 3), torch.stack([prior.scale_tril_row, 2 * prior.scale_tril_row]))
     result = writer(codes, prior, sigma())
@@ -329,63 +225,80 @@ def test_episodes_are_written_one_by_one(make, batch):
         torch.testing.assert_close(result.addresses[b], expected.addresses[0])
 
 
-def wrong(**change):
-    """A writer whose result is of another shape."""
-
-    def write(codes, prior, code_scale):
-        return OnlineWriter()(codes, prior, code_scale)._replace(**change)
-
-    return write
-
-
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("make", "message"),
     [
         (lambda: OnlineWriter(0), "OnlineWriter: block_size is 0; expected at least 1"),
-        (lambda: OnlineWriter(1, -1), "OnlineWriter: sweeps is -1; expected 0 or more"),
+        (lambda: OnlineWriter(1, -1), "OnlineWriter: sweeps is -1; expected at least 0"),
         (lambda: ReadingWriter(SimplexAddress(3), block_size=0), "ReadingWriter: block_size is 0"),
         (lambda: ReadingWriter(SimplexAddress(3), sweeps=-2), "ReadingWriter: sweeps is -2"),
         (lambda: SlotWriter(-1), "SlotWriter: sweeps is -1"),
-        (lambda: PseudoInverseWriter(0), "PseudoInverseWriter: num_slots is 0; expected a positive"),
+        (lambda: PseudoInverseWriter(0), "PseudoInverseWriter: num_slots is 0; expected a positive number"),
         (lambda: PseudoInverseWriter(3, 0.0), "PseudoInverseWriter: scale is 0.0"),
         (lambda: PseudoInverseWriter(3, ridge=-1e-3), "PseudoInverseWriter: ridge is -0.001"),
         (lambda: PseudoInverseWriter(3, ridge=math.inf), "PseudoInverseWriter: ridge is inf"),
-        (lambda: RefinedWriter(OnlineWriter(), 0), "RefinedWriter: num_steps is 0"),
-        (lambda: RefinedWriter(OnlineWriter(), learning_rate=0.0), "RefinedWriter: .*learning_rate 0.0"),
-        (
-            lambda: linear_machine(writer=AmortizedWriter(torch.nn.Linear(3, 5))).write(torch.randn(2, 6, 3)),
-            r"AmortizedWriter: the network returned shape \(12, 5\); expected \(12, 4\) or \(12, 8\)",
-        ),
-        (
-            lambda: linear_machine(writer=wrong(addresses=torch.zeros(2, 6, 5))).write(torch.randn(2, 6, 3)),
-            r"writer returned a memory .*addresses \(2, 6, 5\); expected \(2,\), \(4, 3\) and \(2, 6, 4\)",
-        ),
-        (
-            lambda: linear_machine(writer=wrong(memory=MatrixNormal(torch.zeros(4, 3), torch.eye(4)))).write(
-                torch.randn(2, 6, 3)
-            ),
-            r"writer returned a memory of batch and event shape \(\), \(4, 3\)",
-        ),
     ],
 )
-def test_bad_arguments_and_results(call, message):
+def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        make()
 
 
-def test_a_pseudo_inverse_of_another_number_of_slots():
-    """PseudoInverseWriter(num_slots) must be that of the memory: shapes that broadcast must not pass."""
-    for number in (1, 3, 5):
-        machine = linear_machine(writer=PseudoInverseWriter(number))
-        with pytest.raises(ValueError, match=f"the memory has 4 slots; expected {number}"):
-            machine.write(torch.randn(2, 6, 3))
+@pytest.mark.parametrize("size", [3, 5, 16])
+def test_amortized_writer_of_another_size(size):
+    writer, prior = AmortizedWriter(torch.nn.Linear(3, size)), random_memory(slots=4, size=3)
+    expected = rf"AmortizedWriter: the network returned shape \(12, {size}\); expected \(12, 4\) or \(12, 8\)"
+    with pytest.raises(ValueError, match=expected):
+        writer(torch.randn(2, 6, 3), prior, sigma())
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_pseudo_inverse_of_another_number_of_slots(number):
+    """One that would broadcast, too."""
+    writer, prior = PseudoInverseWriter(number), random_memory(slots=4, size=3)
+    with pytest.raises(ValueError, match=f"the memory has 4 slots; expected {number}"):
+        writer(torch.randn(2, 6, 3), prior, sigma())
 
 
 def test_the_2018_network_is_shared():
     network = torch.nn.Linear(3, 8)
-    machine = linear_machine(writer=AmortizedWriter(network), reader=AmortizedReader(network))
-    x = torch.randn(2, 6, 3)
-    result = machine.write_codes(x)
-    torch.testing.assert_close(result.addresses, machine.read_codes(x, result.memory.loc).mean)
-    assert len(list(machine.writer.parameters())) == 2
-    assert machine.likelihood.__class__ is not BernoulliLikelihood
+    writer, reader = AmortizedWriter(network), AmortizedReader(network)
+    codes, prior = torch.randn(2, 6, 3), random_memory(slots=4, size=3)
+    result = writer(codes, prior, sigma())
+    q = reader(codes, result.memory.loc, GaussianAddress(4)(), sigma())
+    torch.testing.assert_close(result.addresses, q.mean)
+    machine = linear_machine(4, 3, writer=writer, reader=reader)
+    names = [name for name, _ in machine.named_parameters() if "network" in name]
+    assert len(names) == 2  # a weight and a bias, counted once
+
+
+# ---------------------------------------------------------------------- what a writer may add
+
+
+def test_optional_attributes():
+    """A writer continues a memory and can address slots of equal mean, unless it says otherwise."""
+
+    def plain(codes, prior, code_scale):
+        raise NotImplementedError
+
+    assert continues(plain)
+    assert not needs_distinct_slots(plain)
+    assert [continues(writer) for writer in (OnlineWriter(), PseudoInverseWriter(4))] == [True, False]
+    assert [needs_distinct_slots(writer) for writer in (OnlineWriter(), AmortizedWriter(plain))] == [True, False]
+    check_continues(plain)
+    with pytest.raises(ValueError, match=r"PseudoInverseWriter starts anew.*would lose.*OnlineWriter\(8, 1\)"):
+        check_continues(PseudoInverseWriter(4))
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 40])
+def test_statistics_of_a_write(length):
+    """The writer returns those of one long block, which it has computed; they are what the memory gained."""
+    codes, prior = torch.randn(2, length, 3), random_memory(slots=4, size=3)
+    result = OnlineWriter(block_size=40)(codes, prior, sigma())
+    expected = conjugate.statistics(result.addresses, codes, sigma())
+    same_memory(result.memory, conjugate.add_statistics(prior.expand((2,)), expected))
+    if length < 16:  # 4 K
+        assert result.statistics is None
+    else:
+        torch.testing.assert_close(result.statistics.precision, expected.precision)
+        torch.testing.assert_close(result.statistics.precision_loc, expected.precision_loc)

@@ -1,0 +1,107 @@
+"""Images from files of several kinds, and files that are broken."""
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+import torch
+from helpers import data_file
+from PIL import Image
+
+from pyro_kanerva import load_images
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).integers(0, 256, (12, 9, 7), np.uint8)
+
+
+def idx(array):
+    return b"\x00\x00\x08\x03" + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+def test_load_arrays(tmp_path, array):
+    labels = np.arange(12, dtype=np.int32)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", images=array, labels=labels, drawer=labels + 1, other=np.zeros((2, 2, 2)))
+    np.savez(tmp_path / "c.npz", pictures=array)
+    np.savez(tmp_path / "d.npz", images=array / 255.0)
+    np.savez(tmp_path / "e.npz", images=array > 127)
+    (tmp_path / "f-ubyte").write_bytes(idx(array))
+    (tmp_path / "g-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    for name in sorted(os.listdir(tmp_path)):
+        images, found = load_images(tmp_path / name)
+        expected = (array > 127) * np.uint8(255) if name == "e.npz" else array
+        assert images.dtype == torch.uint8
+        np.testing.assert_array_equal(images.numpy(), expected, err_msg=name)
+        if name == "b.npz":
+            assert found.tolist() == labels.tolist()
+            assert load_images(tmp_path / name, labels="drawer").labels.tolist() == (labels + 1).tolist()
+        else:
+            assert found is None
+
+
+def test_load_folder(tmp_path, array):
+    for number, image in enumerate(array):
+        folder = tmp_path / f"class{number % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    Image.fromarray(array[0]).convert("RGB").save(tmp_path / "class1" / "99.PNG")
+    images, labels = load_images(tmp_path)
+    np.testing.assert_array_equal(images.numpy(), np.concatenate([array[::2], array[1::2], array[:1]]))
+    assert labels.tolist() == [0] * 6 + [1] * 7
+
+
+def test_omniglot(omniglot):
+    images, labels = load_images(data_file("data/omniglot_28x28.npz"), labels="alphabet")
+    assert torch.equal(images, omniglot)
+    assert len(labels.unique()) == 50
+
+
+def test_bad_files(tmp_path, array):
+    def write(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    np.savez(tmp_path / "whole.npz", images=array)
+    np.savez(tmp_path / "two.npz", a=array, b=array)
+    np.savez(tmp_path / "labels.npz", images=array, labels=np.zeros(3, int))
+    np.savez(tmp_path / "flat.npz", images=array[0])
+    np.savez(tmp_path / "wide.npz", images=array.astype(np.int64))
+    np.savez(tmp_path / "range.npz", images=array * 1.0)
+    np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "whole.npy", array)
+    whole, compressed = (tmp_path / "whole.npz").read_bytes(), gzip.compress(idx(array))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "sizes").mkdir()
+    Image.fromarray(array[0]).save(tmp_path / "sizes" / "a.png")
+    Image.fromarray(array[0, :4]).save(tmp_path / "sizes" / "b.png")
+    (tmp_path / "cut").mkdir()
+    write("cut/a.png", (tmp_path / "sizes" / "a.png").read_bytes()[:60])
+    for path, message in [
+        (write("cut.npz", whole[: len(whole) // 2]), "not a whole NumPy file of plain arrays"),
+        (write("cut.npy", (tmp_path / "whole.npy").read_bytes()[:200]), "cut off, or holds pickled"),
+        (tmp_path / "pickle.npy", "cut off, or holds pickled"),
+        (write("cut.idx", idx(array)[:100]), r"announces .* \(12, 9, 7\) but has 84 bytes"),
+        (write("long.idx", idx(array) + b"0"), "cut off or broken"),
+        (write("short.idx", idx(array)[:6]), "announces"),
+        (write("cut.gz", compressed[: len(compressed) // 2]), "cut-off or broken gzip"),
+        (write("other.gz", gzip.compress(b"hello")), "no IDX file"),
+        (write("notes.txt", b"hello"), "no image file of a known type"),
+        (tmp_path / "two.npz", "expected one called 'images'"),
+        (tmp_path / "labels.npz", "expected integers of shape .12,"),
+        (tmp_path / "flat.npz", r"shape \(9, 7\); expected images of shape"),
+        (tmp_path / "wide.npz", "dtype int64; expected uint8"),
+        (tmp_path / "range.npz", r"outside \[0, 1\]"),
+        (tmp_path / "empty", "without PNG or JPEG"),
+        (tmp_path / "sizes", r"height and width \(4, 7\); expected \(9, 7\)"),
+        (tmp_path / "cut", "not a whole picture"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_images(path)
+    with pytest.raises(ValueError, match="no array 'drawer'"):
+        load_images(tmp_path / "whole.npz", labels="drawer")
+    for name in ("nothing.npz", "nothing"):
+        with pytest.raises(FileNotFoundError):
+            load_images(tmp_path / name)

@@ -1,0 +1,112 @@
+"""Files of memories: what was saved is loaded, and broken or foreign files are refused."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from helpers import assert_close_posteriors, assert_same_memory
+
+from pyro_kanerva import Memory, OnlineWriter, _files
+
+
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_save_and_load(make_machine, patterns, tmp_path, sweeps):
+    machine = make_machine(writer=OnlineWriter(4, sweeps))
+    memory = machine.write(patterns).write(patterns)
+    path = tmp_path / "memory.pt"
+    memory.save(path)
+    assert os.listdir(tmp_path) == ["memory.pt"]
+    loaded = Memory.load(path, machine)
+    assert repr(loaded) == repr(memory)
+    assert_same_memory(loaded, memory)
+    assert all((record.address_scale_tril is None) == (sweeps == 0) for record in loaded.records)
+    torch.testing.assert_close(loaded.query(patterns).energy, memory.query(patterns).energy)
+    assert Memory.load(path, machine.double()).read(patterns.double()).dtype == torch.float64
+
+
+def test_a_memory_with_a_stream(make_machine, patterns, tmp_path):
+    machine = make_machine()
+    memory = machine.write(patterns).write(iter(patterns.split(3, 1))).write(patterns)
+    memory.save(tmp_path / "memory.pt")
+    loaded = Memory.load(tmp_path / "memory.pt", machine)
+    assert_same_memory(loaded, memory)
+    assert loaded.records[1].precision.dtype == torch.float64
+    assert_close_posteriors(loaded.erase(loaded.records[1]).posterior, memory.erase(memory.records[1]).posterior)
+
+
+def test_a_file_without_the_list_of_streams(make_machine, patterns, tmp_path):
+    """An older file: all its records are single writes."""
+    machine = make_machine()
+    memory = machine.write(patterns)
+    memory.save(tmp_path / "memory.pt")
+    header, state = _files.load(tmp_path / "memory.pt", "memory")
+    del state["streams"]
+    _files.save(tmp_path / "old.pt", "memory", header, state)
+    assert_same_memory(Memory.load(tmp_path / "old.pt", machine), memory)
+
+
+def test_a_failed_save_leaves_the_old_file(make_machine, patterns, tmp_path, monkeypatch):
+    machine = make_machine()
+    path = tmp_path / "memory.pt"
+    machine.write(patterns).save(path)
+    before = path.read_bytes()
+
+    def fail(content, file):
+        file.write(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        machine.write(patterns).write(patterns).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["memory.pt"]
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo pwned > pwned",)
+
+
+def test_bad_files(make_machine, patterns, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    machine = make_machine()
+    path = tmp_path / "memory.pt"
+    machine.write(patterns).save(path)
+    whole = path.read_bytes()
+    for cut in (0, 10, len(whole) // 2, len(whole) - 20):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="not a whole pyro_kanerva memory file; it may be cut off"):
+            Memory.load(path, machine)
+    path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(ValueError, match=r"not a whole|holds Python objects"):
+        Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva memory", "state": Malicious()}, path)
+    with pytest.raises(ValueError, match="holds Python objects, which are never loaded"):
+        Memory.load(path, machine)
+    assert not (tmp_path / "pwned").exists()
+    torch.save({"kind": "pyro_kanerva memory", "version": 99, "header": "{}", "state": {}}, path)
+    with pytest.raises(ValueError, match="version 99; expected 'pyro_kanerva memory', version 1"):
+        Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva memory", "version": 1}, path)
+    with pytest.raises(ValueError, match="not a whole pyro_kanerva memory file"):
+        Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva memory", "version": 2, "other": "layout"}, path)
+    with pytest.raises(ValueError, match="version 2; expected"):
+        Memory.load(path, machine)
+    torch.save({"kind": "pyro_kanerva checkpoint", "version": 1, "header": "{}", "state": {}}, path)
+    with pytest.raises(ValueError, match="of kind 'pyro_kanerva checkpoint'"):
+        Memory.load(path, machine)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        Memory.load(tmp_path / "nothing", machine)
+
+
+def test_memory_of_another_machine(make_machine, patterns, tmp_path):
+    machine = make_machine()
+    machine.write(patterns).save(tmp_path / "memory.pt")
+    with pytest.raises(ValueError, match=r"machine with other parameters.*write the patterns again"):
+        Memory.load(tmp_path / "memory.pt", make_machine())
+    with torch.no_grad():
+        machine.encoder[1].bias[0] += 1
+    with pytest.raises(ValueError, match="machine with other parameters"):
+        Memory.load(tmp_path / "memory.pt", machine)
