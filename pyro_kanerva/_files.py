@@ -11,10 +11,11 @@ from typing import IO, Any
 
 import torch
 
+PathLike = str | os.PathLike[str]
 VERSION = 1
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write`` with a temporary file beside ``path``, then rename that file to ``path``."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -29,18 +30,18 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
         raise
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     """Write a text file, completely or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def save(path: str | os.PathLike[str], kind: str, header: dict[str, Any], state: dict[str, Any]) -> None:
+def save(path: PathLike, kind: str, header: dict[str, Any], state: dict[str, Any]) -> None:
     """Write a JSON ``header`` and the tensors of ``state``; ``kind`` is "memory" or "checkpoint"."""
     content = {"kind": f"pyro_kanerva {kind}", "version": VERSION, "header": json.dumps(header), "state": state}
     write_whole(path, lambda file: torch.save(content, file))
 
 
-def load(path: str | os.PathLike[str], kind: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Any]:
+def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Any]:
     """Header and state of a file that :func:`save` wrote. Code in the file is never run.
 
     :raises FileNotFoundError: if there is no such file.

@@ -52,13 +52,13 @@ def test_retrieval_of_new_characters(tmp_path):
     error = {name: part["error"][1] for name, part in evaluation["noise"].items()}  # means by step
     assert all(part["never_rose"] == 1 for part in evaluation["noise"].values())
     for level, goal in (("15%", 0.017), ("30%", 0.032)):
-        told, unknown, untold = (
+        known, unknown, without = (
             error[f"{level} salt and pepper, {kind}"] for kind in ("told", "unknown level", "no channel")
         )
-        assert told[10] <= goal
-        assert told[2] <= told[10] + 0.001  # two steps, 9 passes through the decoder, are enough
-        assert abs(unknown[10] - told[10]) <= 0.003
-        assert untold[10] <= untold[1]
+        assert known[10] <= goal
+        assert known[2] <= known[10] + 0.001  # two steps, 9 passes through the decoder, are enough
+        assert abs(unknown[10] - known[10]) <= 0.003
+        assert without[10] <= without[1]
     assert evaluation["completion"]["mean of the chain"] <= evaluation["completion"]["blank"] / 2
     example = runpy.run_path(str(ROOT / "examples" / "omniglot_figures.py"))
     areas, _ = example["main"](example["parser"]().parse_args(["--run", str(run), "--group-by", "alphabet"]))

@@ -22,19 +22,7 @@ from pyro_kanerva.conjugate.natural_parameters import NaturalParameters, add_sta
 from pyro_kanerva.conjugate.sequence import write_sequence
 
 __all__ = [
-    "AddressPosterior",
-    "NaturalParameters",
-    "add_statistics",
-    "address_mean",
-    "address_posterior",
-    "address_precision",
-    "block_update",
-    "cholesky",
-    "code_information",
-    "coordinate_ascent_sweep",
-    "inverse_positive",
-    "online_update",
-    "precision_to_scale_tril",
-    "statistics",
-    "write_sequence",
-]
+    "AddressPosterior", "NaturalParameters", "add_statistics", "address_mean", "address_posterior", "address_precision",
+    "block_update", "cholesky", "code_information", "coordinate_ascent_sweep", "inverse_positive", "online_update",
+    "precision_to_scale_tril", "statistics", "write_sequence",
+]  # fmt: skip

@@ -33,17 +33,17 @@ def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
 
 
 @full_precision
-def code_information(memory_loc: Tensor, noise_scale: Tensor | float, row_covariance: Tensor | None = None) -> Tensor:
+def code_information(memory_loc: Tensor, variance: Tensor, row_covariance: Tensor | None = None) -> Tensor:
     r"""The precision that a code adds to that of its address: ``(R R^T + C U) / sigma^2``, shape ``(..., K, K)``.
 
     :param memory_loc: ``R``, shape ``(..., K, C)``.
-    :param noise_scale: ``sigma``, a standard deviation.
+    :param variance: ``sigma^2``, shape ``()``.
     :param row_covariance: ``U``, a covariance, shape ``(..., K, K)``; ``None`` for a known memory, ``M = R``.
     """
     second_moment = memory_loc @ memory_loc.mT
     if row_covariance is not None:
         second_moment = second_moment + memory_loc.shape[-1] * row_covariance
-    return second_moment / variance_of(noise_scale, memory_loc)
+    return second_moment / variance
 
 
 @full_precision
@@ -87,12 +87,13 @@ def address_posterior(
     """
     if prior_precision is None:
         prior_precision = torch.eye(memory_loc.shape[-2], dtype=codes.dtype, device=codes.device)
-    precision = address_precision(code_information(memory_loc, noise_scale, row_covariance), prior_precision)
+    variance = variance_of(noise_scale, codes)
+    precision = address_precision(code_information(memory_loc, variance, row_covariance), prior_precision)
     scale_tril = precision_to_scale_tril(precision, ADDRESS_PRECISION)
-    information = codes @ memory_loc.mT / variance_of(noise_scale, codes)  # (..., T, K)
+    precision_loc = codes @ memory_loc.mT / variance  # (..., T, K)
     if prior_loc is not None:
-        information = information + prior_precision @ prior_loc
-    return AddressPosterior(information @ scale_tril @ scale_tril.mT, scale_tril)
+        precision_loc = precision_loc + prior_precision @ prior_loc
+    return AddressPosterior(precision_loc @ scale_tril @ scale_tril.mT, scale_tril)
 
 
 @full_precision
@@ -103,10 +104,8 @@ def address_mean(codes: Tensor, memory_loc: Tensor, noise_scale: Tensor | float)
 
         W = Z R^T (R R^T + sigma^2 I)^-1
 
-    :param codes: ``Z``, shape ``(..., T, C)``.
-    :param memory_loc: ``R``, shape ``(..., K, C)``.
-    :param noise_scale: ``sigma``, a standard deviation.
-    :return: ``W``, shape ``(..., T, K)``.
+    Arguments as for :func:`address_posterior`; returns ``W``, shape ``(..., T, K)``.
+
     :raises ValueError: if the matrix cannot be factorized.
     """
     variance = variance_of(noise_scale, codes)

@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_kanerva._files import PathLike
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _GZIP, _IDX_OF_BYTES = b"\x1f\x8b", b"\x00\x00\x08"  # the first bytes of such files
@@ -24,7 +25,7 @@ class Images(NamedTuple):
     labels: Tensor | None
 
 
-def load_images(path: str | os.PathLike[str], labels: str = "labels") -> Images:
+def load_images(path: PathLike, labels: str = "labels") -> Images:
     """Grey images of a file or folder.
 
     - ``.npz``: the array ``images``, or the only array of three dimensions; labels from the integer array ``labels``.

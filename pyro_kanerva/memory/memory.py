@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 
 import pyro.distributions as dist
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva.channels import Channel
 from pyro_kanerva.conjugate import NaturalParameters, statistics
@@ -50,14 +50,12 @@ class Memory:
         stored = sum(record.num_patterns for record in self.records)
         return f"Memory({batch} episodes of {stored} patterns {self.event_shape}, {slots} slots of code size {size})"
 
-    # ------------------------------------------------------------------ write, erase, merge
-
     @torch.no_grad()
     def write(
         self,
         patterns: Tensor | Iterable[Tensor],
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: PathLike | None = None,
         save_every: int | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -175,8 +173,6 @@ class Memory:
         """The memory prior plus the statistics of ``records``."""
         prior = moment_matched_memory(self.machine.memory_prior).expand(self.posterior.batch_shape)
         return self._with_posterior(posterior_from_records(prior, self.machine.code_scale, records), records)
-
-    # ------------------------------------------------------------------ read, query, sample
 
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:
@@ -345,14 +341,12 @@ class Memory:
             )
         return matrix
 
-    # ------------------------------------------------------------------ files and checks
-
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write this memory to a file, whole or not at all; the machine is not part of it."""
         storage.save_memory(path, self.machine, self._stored())
 
     @staticmethod
-    def load(path: str | os.PathLike[str], machine: Parts) -> Memory:
+    def load(path: PathLike, machine: Parts) -> Memory:
         """Read a memory that :meth:`save` wrote, for the machine that wrote it.
 
         :raises FileNotFoundError: if there is no such file.

@@ -1,10 +1,10 @@
 """Files of memories: what is stored, and for which machine."""
 
 import hashlib
-import os
 from typing import NamedTuple
 
 from pyro_kanerva import _files
+from pyro_kanerva._files import PathLike
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord
 from pyro_kanerva.model import Parts
@@ -19,7 +19,7 @@ class StoredMemory(NamedTuple):
     records: tuple[Record, ...]
 
 
-def save_memory(path: str | os.PathLike[str], parts: Parts, memory: StoredMemory) -> None:
+def save_memory(path: PathLike, parts: Parts, memory: StoredMemory) -> None:
     """Write a file of a memory, whole or not at all."""
     posterior, event_shape, records = memory
     state = {
@@ -36,7 +36,7 @@ def save_memory(path: str | os.PathLike[str], parts: Parts, memory: StoredMemory
     _files.save(path, "memory", header, state)
 
 
-def load_memory(path: str | os.PathLike[str], parts: Parts) -> StoredMemory:
+def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
     """Read a file that :func:`save_memory` wrote for these parts.
 
     :raises FileNotFoundError: if there is no such file.

@@ -1,7 +1,6 @@
 """Writing a stream of chunks, of any length, in constant memory."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._files import PathLike
 from pyro_kanerva.conjugate import NaturalParameters
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.memory.records import Record, StreamRecord, empty_stream_record
@@ -25,7 +25,7 @@ def write_stream(
     start: StoredMemory,
     chunks: Iterable[Tensor],
     write_chunk: WriteChunk,
-    path: str | os.PathLike[str] | None,
+    path: PathLike | None,
     save_every: int,
     resume: bool,
     progress: bool,
@@ -58,9 +58,7 @@ def write_stream(
     return stored()
 
 
-def _resumed(
-    parts: Parts, start: StoredMemory, path: str | os.PathLike[str] | None
-) -> tuple[MatrixNormal, StreamRecord]:
+def _resumed(parts: Parts, start: StoredMemory, path: PathLike | None) -> tuple[MatrixNormal, StreamRecord]:
     """q(M) and the record of the stream in ``path``, which began at ``start``."""
     if path is None:
         raise ValueError("write(): resume=True without a path; pass the file that holds the memory.")

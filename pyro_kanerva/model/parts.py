@@ -77,8 +77,6 @@ class Parts(nn.Module):
         """``patterns`` as (B, T) + E; of :meth:`check_patterns` only the check of their shape."""
         return checks.with_episodes(patterns, f"{caller}: patterns", self.event_shape)
 
-    # ------------------------------------------------------------------ the generative step
-
     @full_precision
     def code(self, address: Tensor, matrix: Tensor) -> Tensor:
         """``M^T w``, the code that is read at ``address`` w (..., T, K) from ``matrix`` M (..., K, C): (..., T, C)."""
@@ -139,8 +137,6 @@ class Parts(nn.Module):
     def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""
         return dist.Normal(loc, self.code_scale, validate_args=False).to_event(1)
-
-    # ------------------------------------------------------------------ inference
 
     def encode(self, patterns: Tensor) -> Tensor:
         """Codes (B, T, C) of patterns (B, T) + E.

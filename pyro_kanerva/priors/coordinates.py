@@ -44,7 +44,7 @@ class Coordinates(NamedTuple):
     def posterior_scale_tril(self, matrix: Tensor, code_scale: Tensor) -> Tensor:
         """Cholesky factor (..., n, n) of the surrogate's covariance of q(u | z, M) at :meth:`center`, M (..., K, C)."""
         jacobian = self.jacobian(self.center(matrix))
-        precision = address_precision(code_information(matrix, code_scale), self.precision(matrix), jacobian)
+        precision = address_precision(code_information(matrix, code_scale**2), self.precision(matrix), jacobian)
         return precision_to_scale_tril(precision, "the address precision")
 
     def jacobian(self, coordinates: Tensor) -> Tensor | None:

@@ -57,7 +57,7 @@ class LaplaceReader(nn.Module):
                 return self(codes.clone(), matrix.clone(), address_prior, code_scale.clone())
         coordinates = real_coordinates(address_prior)
         projected = codes @ matrix.mT / code_scale**2  # M z / sigma^2, (..., T, K)
-        information = code_information(matrix, code_scale).unsqueeze(-3)  # (..., 1, K, K)
+        information = code_information(matrix, code_scale**2).unsqueeze(-3)  # (..., 1, K, K)
         center = projected.new_zeros(*projected.shape[:-1], coordinates.size)
         # Start from the Gaussian posterior under the moments of the prior, or, if T is not the identity, from zero.
         precision = address_precision(information, coordinates.precision(center), coordinates.jacobian(center))

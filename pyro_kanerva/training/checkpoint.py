@@ -1,6 +1,5 @@
 """Checkpoints of a training run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from pyro_kanerva import _files
+from pyro_kanerva._files import PathLike
 
 FILE = "checkpoint.pt"
 
@@ -21,7 +21,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     machine: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     settings: dict[str, Any] | None = None,

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva.datasets.episodes import Episodes, derive_seed
 from pyro_kanerva.machine import KanervaMachine
@@ -48,7 +49,7 @@ def fit(
     cue_channel: Callable[[Tensor], Tensor] | None = None,
     loss: ELBO | None = None,
     seed: int = 0,
-    folder: str | os.PathLike[str] | None = None,
+    folder: PathLike | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
     progress: bool = True,
