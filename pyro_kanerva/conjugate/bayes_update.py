@@ -18,11 +18,8 @@ def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_sca
 
         delta = z - R^T w,  u = U w,  s = w^T u + sigma^2,   R <- R + u delta^T / s,   U <- U - u u^T / s
 
-    :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
-    :param address: ``w``, shape ``(..., K)``.
-    :param code: ``z``, shape ``(..., C)``.
-    :param noise_scale: ``sigma``, a standard deviation.
-    :return: q(M) after the write.
+    Arguments as for :func:`block_update`, with ``address`` w, shape ``(..., K)``, and ``code`` z, shape ``(..., C)``.
+
     :raises ValueError: if the memory has a column factor, or ``noise_scale`` is not positive.
     """
     variance, factor = variance_of(noise_scale, code), row_factor(memory)

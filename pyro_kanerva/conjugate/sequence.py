@@ -79,20 +79,16 @@ def _sequence(
     With ``last``, also ``G + I``, U and B after the last block, in units of sigma.
     """
     batch = torch.broadcast_shapes(codes.shape[:-2], memory.batch_shape)
-    loc, factor = (_flatten(part, batch) for part in (memory.loc, memory.scale_tril_row))
+    loc, factor = (  # a prior without a batch stays without one
+        part.expand(*batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:]) if part.dim() > 2 or not batch else part
+        for part in (memory.loc, memory.scale_tril_row)
+    )
     flat = codes.expand(*batch, *codes.shape[-2:]).reshape(-1, *codes.shape[-2:])
     results = _Sequence.apply(  # type: ignore[no-untyped-call]
         loc, factor, flat, variance, block_size, last, torch.is_grad_enabled()
     )
     addresses, precision, state = (result.reshape(*batch, *result.shape[-2:]) for result in results)
     return addresses, precision, state[..., : loc.shape[-2]], state[..., loc.shape[-2] :]
-
-
-def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
-    """(..., N, M) as (B, N, M). A tensor without a batch stays as it is where ``batch`` has one."""
-    if tensor.dim() == 2 and batch:
-        return tensor
-    return tensor.expand(*batch, *tensor.shape[-2:]).reshape(-1, *tensor.shape[-2:])
 
 
 class _Sequence(Function):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva.channels import Damage
-from pyro_kanerva.evaluation.recall import cue_generator, entry_error
+from pyro_kanerva.evaluation.recall import cue_generator, each_batch, entry_error
 from pyro_kanerva.machine import KanervaMachine
 
 
@@ -62,8 +62,7 @@ def evaluate_baselines(
     :param flip_probability: the probability that ``damage`` flips an entry, used by the Hopfield networks.
     """
     errors: dict[str, list[Tensor]] = {}
-    for index, patterns in enumerate(batches):
-        patterns = machine.with_episodes(patterns, "evaluate_baselines()")
+    for index, patterns in enumerate(each_batch(machine, batches, "evaluate_baselines()")):
         cues = damage(patterns, cue_generator(patterns, seed, index))
         fits = max(1, machine.num_slots * machine.code_size // patterns[0, 0].numel())  # patterns in K x C numbers
         recalled = {

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from pyro_kanerva.evaluation.recall import each_batch
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.model import Bound
 
@@ -16,7 +17,6 @@ def evaluate_bound(machine: KanervaMachine, batches: Iterable[Tensor], num_parti
     :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
     with torch.no_grad():
+        batches = each_batch(machine, batches, "evaluate_bound()")
         bounds = [machine.bound(patterns, num_particles) for patterns in batches]
-    if not bounds:
-        raise ValueError("evaluate_bound(): batches is empty; expected at least one batch of patterns.")
     return Bound(*(torch.cat(terms) for terms in zip(*bounds, strict=True)))

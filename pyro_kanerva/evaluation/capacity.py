@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_kanerva.channels import Channel, Damage, Flip
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation.curve import Curve, interval, join
-from pyro_kanerva.evaluation.recall import cue_generator, evaluate_recall
+from pyro_kanerva.evaluation.recall import cue_generator, each_batch, evaluate_recall
 from pyro_kanerva.machine import KanervaMachine
 
 
@@ -59,7 +59,7 @@ def evaluate_basins(
     :param with_channel: True if the query uses the channel ``Flip(level)``, False if it uses none.
     :param threshold: a query has recalled its pattern if its share of wrong entries is below this.
     """
-    batches = [machine.with_episodes(patterns, "evaluate_basins()") for patterns in batches]
+    batches = list(each_batch(machine, batches, "evaluate_basins()"))
     shares = []  # for each level: the share of each episode
     for level in levels:
         channel, share = Flip(level), []

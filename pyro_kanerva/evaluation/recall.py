@@ -1,6 +1,6 @@
 """Recall error on held-out data, for damaged cues and for cues with hidden entries."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -80,12 +80,9 @@ def evaluate_recall(
     :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
     parts = []
-    for index, patterns in enumerate(batches):
-        patterns = machine.with_episodes(patterns, "evaluate_recall()")
+    for index, patterns in enumerate(each_batch(machine, batches, "evaluate_recall()")):
         cues = damage(patterns, cue_generator(patterns, seed, index))
         parts.append(recall_error(patterns, machine.write(patterns).query(cues, num_steps=num_steps, channel=channel)))
-    if not parts:
-        raise ValueError("evaluate_recall(): batches is empty; expected at least one batch of patterns.")
     errors = torch.cat([part.errors for part in parts])
     never_rose = sum(part.never_rose * len(part.errors) for part in parts) / len(errors)
     return RecallError(errors, never_rose, torch.cat([part.num_steps for part in parts]))
@@ -102,8 +99,7 @@ def evaluate_completion(
     :param occlusion: the :class:`Occlusion` that hides these entries.
     """
     errors: dict[str, list[Tensor]] = {"blank": [], "query": [], "mean of the chain": []}
-    for patterns in batches:
-        patterns = machine.with_episodes(patterns, "evaluate_completion()")
+    for patterns in each_batch(machine, batches, "evaluate_completion()"):
         memory, cues = machine.write(patterns), torch.where(hidden, 0.0, patterns)
         draws = memory.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
         mean = (draws.mean(0) > 0.5).to(cues.dtype)  # rounded to ink or no ink
@@ -116,3 +112,16 @@ def evaluate_completion(
 def cue_generator(patterns: Tensor, seed: int, index: int) -> torch.Generator:
     """The random generator for the cues of batch ``index``."""
     return torch.Generator(patterns.device).manual_seed(derive_seed(seed, index))
+
+
+def each_batch(machine: KanervaMachine, batches: Iterable[Tensor], caller: str) -> Iterator[Tensor]:
+    """The batches as patterns (B, T) + E, with their shape checked.
+
+    :raises ValueError: if there are none, or one has another shape.
+    """
+    empty = True
+    for patterns in batches:
+        yield machine.with_episodes(patterns, caller)
+        empty = False
+    if empty:
+        raise ValueError(f"{caller}: batches is empty; expected at least one batch of patterns.")

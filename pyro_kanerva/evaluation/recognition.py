@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.evaluation.recall import each_batch
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.memory import Memory
 from pyro_kanerva.model import Parts
@@ -38,8 +39,7 @@ def evaluate_recognition(
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {"evidence": [], "evidence ratio": [], "familiarity": []}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for patterns in batches:
-            patterns = machine.with_episodes(patterns, "evaluate_recognition()")
+        for patterns in each_batch(machine, batches, "evaluate_recognition()"):
             if patterns.shape[1] % 2:
                 raise ValueError(
                     f"evaluate_recognition(): episodes have {patterns.shape[1]} patterns; expected an even number, one "
@@ -52,8 +52,6 @@ def evaluate_recognition(
             scores["evidence"].append((log_evidence[0], log_evidence[1]))
             scores["evidence ratio"].append((log_evidence[0] - base[0], log_evidence[1] - base[1]))
             scores["familiarity"].append((familiarity(memory, stored), familiarity(memory, other)))
-    if not scores["evidence"]:
-        raise ValueError("evaluate_recognition(): batches is empty; expected at least one batch of patterns.")
     return {name: roc(*(torch.cat(half) for half in zip(*parts, strict=True))) for name, parts in scores.items()}
 
 

@@ -45,9 +45,8 @@ class KanervaMachine(Parts, InParamStore):
     :param code_posterior: makes the codes latent, as in the 2018 Kanerva Machine: ``z_t ~ Normal(M^T w_t,
         sigma^2 I)`` is decoded, and this callable returns q(z | x), of event shape (C,), from the code of x;
         see :class:`GaussianCode`. By default the code that is decoded is ``M^T w_t``.
-    :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in
-        the linear-Gaussian surrogate of writer and reader. It is part of the generative model only with
-        ``code_posterior``.
+    :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in the
+        linear-Gaussian surrogate of writer and reader. It is part of the generative model only with ``code_posterior``.
     :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
         numbers of slots, or a batch shape.
 
@@ -80,8 +79,7 @@ class KanervaMachine(Parts, InParamStore):
             decoder an inverse of the encoder. It is a factor of the guide, which has the codes already.
         :param memory_kl_weight: multiplies KL(q(M) || p(M)); below 1 the memory keeps more information,
             at the price of a lower bound.
-        :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``; still a
-            valid guide.
+        :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``; still a valid guide.
         :raises ValueError: if a weight is negative.
 
         With ``(0, 1, None)`` these are :attr:`model` and :attr:`guide`.

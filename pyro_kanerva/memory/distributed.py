@@ -27,8 +27,8 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
     The result is that of :meth:`pyro_kanerva.Memory.write` on a stream whose chunks are the joined chunks of each
     round, if the addresses of a joined chunk are computed together: for ``OnlineWriter(block_size)`` with blocks of
     that length, for :class:`~pyro_kanerva.FrameWriter` and for :class:`~pyro_kanerva.AmortizedWriter`. With smaller
-    blocks, the addresses of a round do not depend on what the other processes write in it. The processes may have
-    different numbers of chunks, of different lengths.
+    blocks, the addresses of a round do not depend on what the other processes write in it. Numbers and lengths of
+    chunks may differ.
 
     :param memory: the same on all processes, of equal machines.
     :param chunks: of this process, each (B, T) + E, or (T,) + E.

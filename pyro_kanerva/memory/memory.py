@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
-from pyro_kanerva.channels import Channel
+from pyro_kanerva.channels import Channel, check_channel
 from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import mean_and_mode
@@ -87,7 +87,7 @@ class Memory:
             )
         codes, result = self._encode_and_write(patterns, self.posterior)
         record = WriteRecord(codes, result.addresses, result.address_scale_tril)
-        return self._with_posterior(result.memory, (*self.records, record))
+        return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
 
     def _encode_and_write(self, patterns: Tensor, posterior: MatrixNormal) -> tuple[Tensor, WriteResult]:
         patterns = self.check(patterns, "write()", "patterns")
@@ -97,18 +97,12 @@ class Memory:
         return codes, self.machine.write_codes(codes, posterior)
 
     def write_chunk(self, posterior: MatrixNormal, chunk: Tensor) -> tuple[MatrixNormal, NaturalParameters, int]:
-        """q(M) after writing a chunk into ``posterior``, the statistics that it added, and its number of patterns.
-
-        :raises ValueError: as :meth:`write`.
-        """
+        """q(M) after writing a chunk into ``posterior``, the statistics that it added, and its number of patterns."""
         codes, result = self._encode_and_write(chunk, posterior)
         part = result.statistics
         if part is None:
             part = statistics(result.addresses, codes, self.machine.code_scale, result.address_scale_tril)
         return result.memory, part, codes.shape[-2]
-
-    def _with_posterior(self, posterior: MatrixNormal, records: Sequence[Record]) -> Memory:
-        return Memory(self.machine, posterior, self.event_shape, records)
 
     def _stored(self) -> storage.StoredMemory:
         return storage.StoredMemory(self.posterior, self.event_shape, self.records)
@@ -147,7 +141,7 @@ class Memory:
         if not memories:
             raise ValueError("merge(): there are no memories; expected at least one.")
         first = memories[0]
-        for other in memories[1:]:
+        for other in memories:
             if other.machine is not first.machine or other.event_shape != first.event_shape:
                 raise ValueError("merge(): the memories belong to different machines, whose codes mean something else.")
             if other.posterior.batch_shape != first.posterior.batch_shape:
@@ -155,8 +149,7 @@ class Memory:
                     f"merge(): the memories have {first.posterior.batch_shape[0]} and {other.posterior.batch_shape[0]} "
                     "episodes; expected equal numbers."
                 )
-        for memory in memories:
-            memory._check_records("merge()")
+            other._check_records("merge()")
         return first._with_records([record for memory in memories for record in memory.records])
 
     def _check_records(self, caller: str) -> None:
@@ -172,7 +165,8 @@ class Memory:
     def _with_records(self, records: Sequence[Record]) -> Memory:
         """The memory prior plus the statistics of ``records``."""
         prior = moment_matched_memory(self.machine.memory_prior).expand(self.posterior.batch_shape)
-        return self._with_posterior(posterior_from_records(prior, self.machine.code_scale, records), records)
+        posterior = posterior_from_records(prior, self.machine.code_scale, records)
+        return Memory(self.machine, posterior, self.event_shape, records)
 
     @torch.no_grad()
     def read(self, cues: Tensor) -> Tensor:
@@ -217,8 +211,9 @@ class Memory:
         The equations are in :mod:`pyro_kanerva.retrieval.energy`.
         """
         cues = self.check(cues, "query()", "cues")
-        energy = PointEnergy() if energy is None else energy
-        return query(self.machine, self._matrix(matrix), cues, num_steps, channel, observed, tolerance, energy)
+        check_channel(channel, "query()")
+        energy, matrix = PointEnergy() if energy is None else energy, self._matrix(matrix)
+        return query(query_energy(self.machine, matrix, cues, channel, observed, energy), num_steps, tolerance)
 
     def sample(
         self,
@@ -232,9 +227,8 @@ class Memory:
     ) -> sampling.Draws:
         """A Gibbs-style chain over pattern and address of every cue: how certain is a recalled pattern?
 
-        Each sweep draws ``x ~ p(x | c, w, M)`` and ``w ~ q(w | x, M)`` from the reader. The draws are exact
-        where q is, as in a linear-Gaussian machine; ``draws.patterns.std(0)`` is the posterior standard
-        deviation of every entry.
+        Each sweep draws ``x ~ p(x | c, w, M)`` and ``w ~ q(w | x, M)`` from the reader. The draws are exact where q is,
+        as in a linear-Gaussian machine; ``draws.patterns.std(0)`` is the posterior standard deviation of every entry.
 
         :param cues: (B, Q) + E, or (Q,) + E for a single memory; they also start the chain.
         :param num_samples: S, sweeps that are kept.
@@ -310,17 +304,16 @@ class Memory:
         """The energy (B, Q) of addresses w (B, Q, K), in nats; differentiable in w.
 
         ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
-        (B, Q) + E, see :mod:`pyro_kanerva.retrieval.energy`. At the addresses of a query this is its energy. A single
-        pattern of each memory is compared with all addresses. ``observed`` counts with a channel only, as in the
-        energy of a query.
+        (B, Q) + E, see :mod:`pyro_kanerva.retrieval.energy`: the energy of a query, at its addresses. A single cue of
+        each memory is compared with all addresses. ``observed`` counts with a channel only.
 
         :raises ValueError: if the arguments do not fit.
         """
         cues = self.check(cues, "energy()", "cues")
         self._check_address(address, "energy()")
+        check_channel(channel, "energy()")
         cues = cues.expand(*address.shape[:2], *self.event_shape)
-        matrix, energy = self.posterior.loc, PointEnergy()
-        return query_energy(self.machine, matrix, cues, channel, observed, energy, "energy()").at(address)
+        return query_energy(self.machine, self.posterior.loc, cues, channel, observed, PointEnergy()).at(address)
 
     def _check_address(self, address: Tensor, caller: str) -> None:
         slots = self.machine.num_slots

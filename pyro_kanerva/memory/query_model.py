@@ -63,14 +63,11 @@ def retrieval_model(
     ``poutine.condition(retrieval_model, {"memory": R.unsqueeze(-3)})``, its negative log joint is the energy of
     :meth:`Memory.query`.
 
-    :param memory: what is stored, B memories.
-    :param channel: how a cue comes from its pattern; a known level.
-    :param cues: (B, Q) + E, or None to draw them.
-    :param num_cues: Q where ``cues`` is None.
+    :param channel: how a cue comes from its pattern, of a known level.
+    :param cues: (B, Q) + E, or None to draw ``num_cues`` of them, Q.
     :param observed: bool, broadcastable to the cues; False entries carry no evidence.
     :return: the site "recalled", (B, Q) + E; with cues drawn, the cues.
-    :raises ValueError: if the cues do not fit the machine or the memory, or the channel is None or of
-        unknown level.
+    :raises ValueError: if the cues do not fit the memory, or the channel is None or of unknown level.
     """
     if channel is None or has_unknown_level(channel):
         raise ValueError(f"retrieval_model(): channel is {channel!r}; expected a channel of a known level.")

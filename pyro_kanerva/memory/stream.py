@@ -75,11 +75,9 @@ def _resumed(parts: Parts, start: StoredMemory, path: PathLike | None) -> tuple[
 
 
 def _equal(some: Sequence[Record], others: Sequence[Record]) -> bool:
+    def same(one: object, other: object) -> bool:
+        return one.equal(other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
+
     return len(some) == len(others) and all(
-        type(one) is type(other) and all(map(_equal_fields, one, other))
-        for one, other in zip(some, others, strict=True)
+        type(one) is type(other) and all(map(same, one, other)) for one, other in zip(some, others, strict=True)
     )
-
-
-def _equal_fields(one: object, other: object) -> bool:
-    return one.equal(other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other

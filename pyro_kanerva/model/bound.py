@@ -14,9 +14,8 @@ from pyro_kanerva.priors import as_distribution
 class Bound(NamedTuple):
     """The terms of the evidence lower bound, each (B,), in nats per pattern.
 
-    ``reconstruction`` is E_q log p(x_t | w_t, M), ``address_kl`` E_q KL(q(w_t | x_t, M) || p(w)),
-    ``memory_kl`` KL(q(M) || p(M)) / T, and ``code_kl`` E_q KL(q(z_t | x_t) || p(z_t | w_t, M)), which is zero
-    unless the codes are latent.
+    ``reconstruction`` is E_q log p(x_t | w_t, M), ``address_kl`` E_q KL(q(w_t | x_t, M) || p(w)), ``memory_kl`` KL(q(M)
+    || p(M)) / T, and ``code_kl`` E_q KL(q(z_t | x_t) || p(z_t | w_t, M)), which is zero unless the codes are latent.
     """
 
     reconstruction: Tensor

@@ -19,9 +19,6 @@ class InParamStore(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._take_new_key()
-
-    def _take_new_key(self) -> None:
         self._key = f"kanerva_machine_{next(_instances)}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -31,7 +28,7 @@ class InParamStore(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._take_new_key()
+        self._key = f"kanerva_machine_{next(_instances)}"
 
     def register(self) -> None:
         """Put the parameters into Pyro's store, as every model and guide has to."""

@@ -118,7 +118,7 @@ class WStep:
 
 
 class AttractorStep(WStep):
-    """Without a channel: the closed-form address of e(x), and preconditioned gradient steps once that fails."""
+    """Without a channel: the closed-form address of e(x), the paper's rule, then preconditioned gradient steps."""
 
     def __call__(self, active: Tensor) -> None:
         descent = self.descent

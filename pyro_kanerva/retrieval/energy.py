@@ -8,9 +8,6 @@ The x-step sets ``q(x) = p(x | c, w)``, exact for every entry. After it ``F(w) =
 ``V(w) = -log p(c | w, M)``, the negative log posterior of the address up to a constant. Without a channel q is a point
 and ``V(w) = -log p(x | w, M)``. For address priors on a part of R^K, such as the simplex, w stands for the real
 coordinates of the address, and p(w) for their density.
-
-- :class:`PointEnergy`: ``V(w) - log p(w)``, of a single address;
-- :class:`VariationalEnergy`: ``E_q(w)[V(w)] + KL(q(w) || p(w))``, of a Gaussian ``q(w)``.
 """
 
 from typing import NamedTuple
@@ -47,8 +44,7 @@ class VariationalEnergy:
 
     The covariance of q(w) is that of q(w | x, M) in the linear-Gaussian surrogate; the query moves its mean. The
     expectation is a mean over ``num_samples`` deviations in opposite pairs. They are drawn once for a query, so that
-    the energy stays one function of the mean and descent holds exactly. They depend on the place of a cue among the
-    cues: the same cue at another place has other deviations.
+    the energy is one function of the mean and descent holds exactly. A cue at another place has other deviations.
 
     :param num_samples: even; each costs a decoder pass.
     :param seed: of the deviations.
@@ -141,24 +137,16 @@ class QueryEnergy:
         """The point (n,) of an address in the middle of the prior."""
         return self.coordinates.center(self.cues)
 
-    def point(self, address: Tensor) -> Tensor:
-        """The point (..., n) of an address (..., K)."""
-        return self.coordinates.inverse(address)
-
     def nearest_point(self, address: Tensor) -> Tensor:
         """The point (..., n) of the legal address next to the reader's ``address`` (..., K)."""
-        return self.point(address)
-
-    def address(self, point: Tensor) -> Tensor:
-        """The address (..., K) of a point (..., n)."""
-        return self.coordinates.address(point)
+        return self.coordinates.inverse(address)
 
     def _address_term(self, points: Tensor) -> Tensor:
         return self.energy.address_term(points, self.scale_tril, self.coordinates)
 
     def _decode(self, points: Tensor, active: Tensor) -> Tensor:
         """The decoder's output for ``active`` queries at points (S, B, Q, n): (S, number) + its shape."""
-        return self.parts.decoder_output(self.parts.code(self.address(points), self.matrix)[:, active])
+        return self.parts.decoder_output(self.parts.code(self.coordinates.address(points), self.matrix)[:, active])
 
     def _gradient(self, energy: Tensor, point: Tensor) -> Tensor:
         with autocast_off(point):
@@ -175,7 +163,7 @@ class QueryEnergy:
         """The energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""
         prediction = self.parts.predict(address.unsqueeze(0), self.matrix, tuple(self.cues.shape[2:]))
         log_evidence = cue_log_evidence(self.cues, prediction, self._known_channel(prediction), self.observed)
-        return self._address_term(self.point(address).unsqueeze(0)) - log_evidence.mean(0)
+        return self._address_term(self.coordinates.inverse(address).unsqueeze(0)) - log_evidence.mean(0)
 
     def evaluate(self, point: Tensor, pattern: Tensor, active: Tensor) -> Trial:
         """The energy at ``point`` (B, Q, n) and the x-step there, decoded for ``active`` queries (B, Q).

@@ -1,20 +1,17 @@
 r"""The loop of a query: x-step and w-step alternate, and the energy never rises.
 
-The x-step sets ``q(x) = p(x | c, w)``, see :mod:`pyro_kanerva.retrieval.energy`. The w-step of a query with a channel
-tries the closed-form address of the code of E_q[x] as long as it helps, then takes steps of L-BFGS, preconditioned
-with the covariance of the address posterior. Without a channel it takes the closed-form address of e(x), as the
-attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, do; once that would raise the energy, it takes
-gradient steps. For one-hot addresses the w-step tries every slot.
-
-A trial is kept only where the energy does not rise: for every query, every encoder and every decoder. All queries run
-in one batch; those that have converged skip the networks.
+The x-step sets ``q(x) = p(x | c, w)``, see :mod:`pyro_kanerva.retrieval.energy`, and the w-step lowers the energy in
+the address, see :mod:`pyro_kanerva.retrieval.descent`. A trial is kept only where the energy does not rise: for every
+query, every encoder and every decoder. All queries run in one batch; those that have converged skip the networks.
+Without a channel these are the attractor dynamics of Wu et al. 2018 (arXiv 1811.09556), section 3.4, with descent
+enforced.
 """
 
 import torch
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
-from pyro_kanerva.channels import Channel, check_channel
+from pyro_kanerva.channels import Channel
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
 from pyro_kanerva.retrieval.base import Energy, Retrieval
@@ -25,29 +22,28 @@ from pyro_kanerva.retrieval.slots import SlotEnergy, SlotStep
 _NEGLIGIBLE = 0.01  # nats: a converged query goes on while its energy falls by more
 
 
-def query(
-    parts: Parts,
-    matrix: Tensor,
-    cues: Tensor,
-    num_steps: int,
-    channel: Channel | None,
-    observed: Tensor | None,
-    tolerance: float,
-    energy: Energy,
-) -> Retrieval:
-    """The iterative posterior query behind :meth:`pyro_kanerva.Memory.query`.
+@torch.inference_mode(False)
+@torch.no_grad()
+def query_energy(
+    parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
+) -> QueryEnergy:
+    """The energy of cues (B, Q) + E in M (B, K, C): over the slots for one-hot addresses, else over real coordinates."""
+    matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
+    observed = None if observed is None else check_observed(observed, cues)
+    discrete = as_distribution(parts.address_prior).has_enumerate_support
+    return (SlotEnergy if discrete else QueryEnergy)(parts, matrix, cues, channel, observed, energy)
 
-    :param matrix: M, shape (B, K, C).
-    :param cues: (B, Q) + E.
-    :raises ValueError: if the arguments do not fit, or the first energy is NaN or infinite.
+
+def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
+    """The iterative posterior query behind :meth:`pyro_kanerva.Memory.query`, for the energy of its cues.
+
+    :raises ValueError: if a number is out of range, or the first energy is NaN or infinite.
     """
     check_at_least("query()", 0, num_steps=num_steps)
     if not tolerance >= 0:
         raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
     with torch.inference_mode(False), torch.no_grad():
-        matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
-        function = query_energy(parts, matrix, cues, channel, observed, energy, "query()")
-        descent = Descent(function)
+        descent, channel, cues = Descent(function), function.channel, function.cues
         w_step: SlotStep | AttractorStep | ChannelStep
         if isinstance(function, SlotEnergy):
             w_step = SlotStep(descent, function)
@@ -76,27 +72,8 @@ def query(
             if len(patterns) == 2:  # hidden entries of the cue are arbitrary: their change says nothing
                 done &= function.observed.flatten(2).all(-1)
             active &= ~done
-        address = function.address(torch.stack(points))
+        address = function.coordinates.address(torch.stack(points))
         return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
-
-
-def query_energy(
-    parts: Parts,
-    matrix: Tensor,
-    cues: Tensor,
-    channel: Channel | None,
-    observed: Tensor | None,
-    energy: Energy,
-    caller: str,
-) -> QueryEnergy:
-    """The energy of cues (B, Q) + E: over the slots for one-hot addresses, else over real coordinates.
-
-    :raises ValueError: if the channel or ``observed`` do not fit.
-    """
-    check_channel(channel, caller)
-    observed = None if observed is None else check_observed(observed, cues)
-    discrete = as_distribution(parts.address_prior).has_enumerate_support
-    return (SlotEnergy if discrete else QueryEnergy)(parts, matrix, cues, channel, observed, energy)
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pyro_kanerva.priors import Coordinates
 from pyro_kanerva.retrieval.descent import Descent
 from pyro_kanerva.retrieval.energy import PointEnergy, QueryEnergy
 
@@ -12,27 +13,19 @@ class SlotEnergy(QueryEnergy):
 
     def _prepare(self) -> None:
         if not isinstance(self.energy, PointEnergy):
-            raise ValueError(
-                f"query(): {type(self.energy).__name__} expects real addresses, not slots. Use PointEnergy()."
-            )
+            name = type(self.energy).__name__
+            raise ValueError(f"query(): {name} expects real addresses, not slots. Use PointEnergy().")
         self.slots = self.prior.enumerate_support(expand=False)  # (K, K)
         self.outputs = self.parts.decoder_output(self.matrix)  # (B, K) + its shape: the decoder is not needed again
-        self.deviations = self.matrix.new_zeros(1, 1, 1, 1)
+        self.coordinates = Coordinates(None, None, None, self.prior)
+        self.scale_tril = self.matrix.new_zeros(())  # a point has no covariance
+        self.deviations = self.energy.deviations(self.scale_tril, self.cues.shape[1])
 
     def center(self) -> Tensor:
         return self.nearest_point(self.prior.mean)
 
-    def point(self, address: Tensor) -> Tensor:
-        return address
-
     def nearest_point(self, address: Tensor) -> Tensor:
         return self.slots[address.argmax(-1)]
-
-    def address(self, point: Tensor) -> Tensor:
-        return point
-
-    def _address_term(self, points: Tensor) -> Tensor:
-        return -self.prior.log_prob(points[0])
 
     def _decode(self, points: Tensor, active: Tensor) -> Tensor:
         slot = points[0].argmax(-1)  # (B, Q)

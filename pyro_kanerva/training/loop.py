@@ -120,7 +120,8 @@ def fit(
             patterns = episodes[step].to(device, dtype)
             torch.manual_seed(derive_seed(seed, step))  # so a resumed run repeats the same noise
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _schedule(step, num_steps)
+                warm_up, cosine = min(1.0, (step + 1) / _WARM_UP), 0.5 * (1 + math.cos(math.pi * step / num_steps))
+                group["lr"] = learning_rate * (warm_up * cosine)
             optimizer.zero_grad()
             value = loss_of(patterns) / patterns.shape[:2].numel()
             with autocast_off(value):  # a caller's autocast is for the forward pass of the networks only
@@ -149,11 +150,6 @@ def fit(
     save()
     machine.release()
     return FitResult(losses, len(losses) < num_steps)
-
-
-def _schedule(step: int, num_steps: int) -> float:
-    """The learning rate of a step divided by the largest one: linear warm-up times a cosine."""
-    return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
 @contextmanager

@@ -82,11 +82,11 @@ def test_gradients_of_the_address_mean(length):
 def test_code_information_is_the_precision_that_a_code_adds():
     """``I = E[M M^T] / sigma^2``, with the mean over 200,000 draws of M for an uncertain memory."""
     posterior, _, codes = random_write(3, 4, 5)
-    known = conjugate.code_information(posterior.loc, 0.5)
+    known = conjugate.code_information(posterior.loc, torch.tensor(0.25))
     torch.testing.assert_close(known, posterior.loc @ posterior.loc.mT / 0.25)
     q = conjugate.address_posterior(codes, posterior.loc, 0.5)
     torch.testing.assert_close(torch.linalg.inv(q.scale_tril @ q.scale_tril.mT), known + torch.eye(3).double())
-    uncertain = conjugate.code_information(posterior.loc, 0.5, posterior.row_covariance)
+    uncertain = conjugate.code_information(posterior.loc, torch.tensor(0.25), posterior.row_covariance)
     draws = posterior.sample((200_000,))
     products = draws @ draws.mT / 0.25
     error = products.std(0) / math.sqrt(len(products))

@@ -126,7 +126,7 @@ ALGEBRA = {  # a function and its arguments by name; those after "*" have no pos
         "prior_precision": square(K)[0],
         "row_covariance": square(K),
     },
-    "code_information": lambda: {"memory_loc": posterior(2).loc, "noise_scale": SIGMA, "row_covariance": square(K)},
+    "code_information": lambda: {"memory_loc": posterior(2).loc, "variance": SIGMA, "row_covariance": square(K)},
     "address_precision": lambda: {
         "information": square(K),
         "prior_precision": square(C),
