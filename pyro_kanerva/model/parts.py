@@ -89,7 +89,7 @@ class Parts(nn.Module):
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
-        """The distribution of entries for the decoder's ``output``, a ``ValueError`` unless its shape is ``expected``."""
+        """The distribution of entries for the decoder's ``output``; raises unless its shape is ``expected``."""
         entries = self.likelihood(output)
         shape = tuple(entries.batch_shape + entries.event_shape)
         if shape != expected:

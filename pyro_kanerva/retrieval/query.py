@@ -27,7 +27,7 @@ _NEGLIGIBLE = 0.01  # nats: a converged query goes on while its energy falls by 
 def query_energy(
     parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
 ) -> QueryEnergy:
-    """The energy of cues (B, Q) + E in M (B, K, C): over the slots for one-hot addresses, else over real coordinates."""
+    """The energy of cues (B, Q) + E in M (B, K, C): over slots for one-hot addresses, else over real coordinates."""
     matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
     observed = None if observed is None else check_observed(observed, cues)
     discrete = as_distribution(parts.address_prior).has_enumerate_support
