@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_kanerva import Flip, Occlusion
+from pyro_kanerva import Flip, Occlusion, evaluation
 from pyro_kanerva.evaluation import entry_error, evaluate_completion, evaluate_recall, recall_error
 
 
@@ -90,3 +90,16 @@ def test_errors(make_machine, patterns):
     message = r"recall_error\(\): patterns have shape \(8, 1, 5, 7\); expected that of the retrieval's cues"
     with pytest.raises(ValueError, match=message):
         recall_error(patterns[0], machine.write(patterns).query(patterns, num_steps=0))
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        lambda m: evaluate_completion(m, [], Occlusion(torch.tensor([False])), torch.tensor([True])),
+        lambda m: evaluation.evaluate_baselines(m, [], Flip(0.1), 0.1),
+        lambda m: evaluation.evaluate_basins(m, [], [0.1]),
+    ],
+)
+def test_no_batches(make_machine, evaluate):
+    with pytest.raises(ValueError, match=r"evaluate_\w+\(\): batches is empty; expected at least one batch"):
+        evaluate(make_machine())
