@@ -108,7 +108,7 @@ def main(args):
             box["boxes"][0].set(facecolor=color, label=name if position == 0 else None)
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xticks=[0, 1], xticklabels=["before", "after erasing"], ylabel="familiarity, nats", xlim=(-0.6, 1.6))
-    left.set_title("Erased letters are strangers again")
+    left.set_title("Familiarity before and after erasing")
     left.legend(loc="upper right")
     for (name, values), color, marker in zip(differences.items(), ("#0072b2", "#d55e00"), "os", strict=True):
         right.plot(args.parts, values, marker=marker, color=color, label=name)

@@ -1,7 +1,10 @@
 """The package as a whole: its names, and that importing it changes nothing."""
 
+import re
 import subprocess
 import sys
+
+from helpers import ROOT
 
 import pyro_kanerva
 
@@ -25,3 +28,8 @@ def test_import_has_no_side_effects():
         "print([name for name in ('matplotlib', 'arviz', 'PIL', 'pandas') if name in sys.modules])"
     )
     assert run(code).strip() == "[]"
+
+
+def test_all_names_are_documented():
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in pyro_kanerva.__all__ if not re.search(rf"\b{name}\b", page)] == []
