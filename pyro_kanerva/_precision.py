@@ -19,7 +19,7 @@ def autocast_off(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` under :func:`autocast_off`, like its first argument that is a tensor or has a ``loc``."""
+    """Run ``function`` without autocast, on the device of its first argument that is a tensor or has a ``loc``."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,7 +11,7 @@ from pyro_kanerva.distributions import MatrixNormal
 
 
 @full_precision
-def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
+def online_update(posterior: MatrixNormal, address: Tensor, code: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
     r"""The paper's online Bayes rule, for one pattern.
 
     ::
@@ -20,14 +20,14 @@ def online_update(memory: MatrixNormal, address: Tensor, code: Tensor, noise_sca
 
     Arguments as for :func:`block_update`, with ``address`` w, shape ``(..., K)``, and ``code`` z, shape ``(..., C)``.
 
-    :raises ValueError: if the memory has a column factor, or ``noise_scale`` is not positive.
+    :raises ValueError: if the memory has a column factor, or ``noise_scale`` is a number that is not positive.
     """
-    variance, factor = variance_of(noise_scale, code), row_factor(memory)
-    delta = code.unsqueeze(-2) - address.unsqueeze(-2) @ memory.loc  # (..., 1, C)
+    variance, factor = variance_of(noise_scale, code), row_factor(posterior)
+    delta = code.unsqueeze(-2) - address.unsqueeze(-2) @ posterior.loc  # (..., 1, C)
     projection = factor.mT @ address.unsqueeze(-1)  # L^T w, (..., K, 1)
     direction = projection.squeeze(-1)
     gain = factor @ projection / (direction.square().sum(-1) + variance)[..., None, None]  # u / s
-    return MatrixNormal(memory.loc + gain @ delta, _downdate(factor, direction, variance), validate_args=False)
+    return MatrixNormal(posterior.loc + gain @ delta, _downdate(factor, direction, variance), validate_args=False)
 
 
 def _downdate(factor: Tensor, projection: Tensor, variance: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _downdate(factor: Tensor, projection: Tensor, variance: Tensor) -> Tensor:
 
 @full_precision
 def block_update(
-    memory: MatrixNormal,
+    posterior: MatrixNormal,
     addresses: Tensor,
     codes: Tensor,
     noise_scale: Tensor | float,
@@ -63,7 +63,7 @@ def block_update(
     ``T T^T = (I + L^T P L)^-1``, where T is computed in float64. One known address is :func:`online_update`.
     From ``n = 4 K`` on, the natural parameters are cheaper: :func:`add_statistics`.
 
-    :param memory: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
+    :param posterior: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
     :param addresses: ``W``, the addresses or their means, shape ``(..., n, K)``.
     :param codes: ``Z``, shape ``(..., n, C)``.
     :param noise_scale: ``sigma``, a standard deviation.
@@ -71,14 +71,14 @@ def block_update(
         shape ``(..., K, K)``; ``None`` where the addresses are points.
     :return: q(M) after the write.
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
-        is not positive.
+        is a number that is not positive.
     """
     number, slots = addresses.shape[-2:]
     if number >= 4 * slots:
-        return add_statistics(memory, statistics(addresses, codes, noise_scale, address_scale_tril))
+        return add_statistics(posterior, statistics(addresses, codes, noise_scale, address_scale_tril))
     if number == 1 and address_scale_tril is None:
-        return online_update(memory, addresses.squeeze(-2), codes.squeeze(-2), noise_scale)
-    variance, factor, loc = variance_of(noise_scale, codes), row_factor(memory), memory.loc
+        return online_update(posterior, addresses.squeeze(-2), codes.squeeze(-2), noise_scale)
+    variance, factor, loc = variance_of(noise_scale, codes), row_factor(posterior), posterior.loc
     residual = codes - addresses @ loc  # (..., n, C)
     exact, spread = factor.double(), None if address_scale_tril is None else address_scale_tril.double()
     precision = address_second_moment(addresses.double(), spread) / variance.double()
@@ -94,21 +94,21 @@ def block_update(
 
 
 def coordinate_ascent_sweep(
-    prior: MatrixNormal, memory: MatrixNormal, codes: Tensor, noise_scale: Tensor | float
+    prior: MatrixNormal, posterior: MatrixNormal, codes: Tensor, noise_scale: Tensor | float
 ) -> tuple[MatrixNormal, AddressPosterior]:
     r"""One sweep of coordinate ascent on the mean-field bound of an episode.
 
-    First all q(w_t) given q(M) = ``memory``, then q(M) given them, from ``prior``::
+    First all q(w_t) given q(M) = ``posterior``, then q(M) given them, from ``prior``::
 
         U^-1 = U0^-1 + sum_t E[w_t w_t^T] / sigma^2,     U^-1 R = U0^-1 R0 + sum_t E[w_t] z_t^T / sigma^2
 
     The evidence lower bound of the surrogate never falls from sweep to sweep.
 
     :param prior: MN(R0, U0), the memory before the episode.
-    :param memory: the current q(M).
+    :param posterior: the current q(M).
     :param codes: shape ``(..., T, C)``.
     :return: the new q(M), and the q(w_t) that it was made from.
     :raises ValueError: if a matrix cannot be factorized.
     """
-    addresses = address_posterior(codes, memory.loc, noise_scale, row_covariance=memory.row_covariance)
+    addresses = address_posterior(codes, posterior.loc, noise_scale, row_covariance=posterior.row_covariance)
     return block_update(prior, addresses.loc, codes, noise_scale, addresses.scale_tril), addresses

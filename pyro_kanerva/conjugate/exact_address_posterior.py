@@ -23,10 +23,7 @@ class AddressPosterior(NamedTuple):
 
 
 def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
-    """``sigma^2``, a tensor of the dtype and device of ``like``.
-
-    :raises ValueError: if ``noise_scale`` is a number that is not positive.
-    """
+    """``sigma^2``, a tensor of the dtype and device of ``like``."""
     if not isinstance(noise_scale, Tensor):
         check_positive("conjugate", noise_scale=noise_scale)
     return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()

@@ -21,17 +21,14 @@ class NaturalParameters(NamedTuple):
     precision_loc: Tensor
 
 
-def row_factor(memory: MatrixNormal) -> Tensor:
-    """The Cholesky factor of the row covariance of ``memory``.
-
-    :raises ValueError: if the memory also has a column factor.
-    """
-    if memory.scale_tril_column is not None:
+def row_factor(posterior: MatrixNormal) -> Tensor:
+    """The Cholesky factor of the row covariance of a memory, which must have no column factor."""
+    if posterior.scale_tril_column is not None:
         raise ValueError(
             "The memory has a column factor; the closed forms expect independent columns, MN(R, U, I). Build it with "
             "scale_tril_column=None."
         )
-    return memory.scale_tril_row
+    return posterior.scale_tril_row
 
 
 def address_second_moment(addresses: Tensor, address_scale_tril: Tensor | None) -> Tensor:
@@ -57,7 +54,7 @@ def statistics(
     :param noise_scale: ``sigma``, a standard deviation.
     :param address_scale_tril: Cholesky factor of the covariance shared by the addresses,
         shape ``(..., K, K)``; ``None`` where the addresses are points.
-    :raises ValueError: if ``noise_scale`` is not positive.
+    :raises ValueError: if ``noise_scale`` is a number that is not positive.
     """
     variance = variance_of(noise_scale, codes)
     precision = address_second_moment(addresses, address_scale_tril) / variance
@@ -65,8 +62,8 @@ def statistics(
 
 
 @full_precision
-def add_statistics(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
-    r"""Bayes' rule in natural parameters: ``memory`` with the contributions of ``parts`` added.
+def add_statistics(posterior: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
+    r"""Bayes' rule in natural parameters: ``posterior`` with the contributions of ``parts`` added.
 
     ::
 
@@ -81,9 +78,9 @@ def add_statistics(memory: MatrixNormal, *parts: NaturalParameters) -> MatrixNor
         raise ValueError("add_statistics(): no parts were given; expected at least one NaturalParameters.")
     precision = sum((part.precision for part in parts[1:]), start=parts[0].precision)
     information = sum((part.precision_loc for part in parts[1:]), start=parts[0].precision_loc)
-    factor = row_factor(memory)
+    factor = row_factor(posterior)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")
     factor = factor @ change
-    loc = memory.loc + (factor @ factor.mT) @ (information - precision @ memory.loc)
+    loc = posterior.loc + (factor @ factor.mT) @ (information - precision @ posterior.loc)
     return MatrixNormal(loc, factor, validate_args=False)

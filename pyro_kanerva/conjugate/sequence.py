@@ -1,4 +1,4 @@
-r"""The fast twin of :func:`pyro_kanerva.writers.online.write_in_blocks`: the same addresses, without the codes.
+r"""The fast twin of :func:`pyro_kanerva.writers.online.write_in_blocks`: addresses from inner products of the codes.
 
 A block ``Z_i`` (n, C) is addressed by the memory as it stands, and then written. In units of sigma, ``sigma = 1``::
 
@@ -46,7 +46,7 @@ def write_sequence(
     :return: q(M); the means of the addresses (..., T, K); and, after sweeps, the Cholesky factor (..., K, K) of the
         covariance of the addresses, else None.
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
-        is not positive.
+        is a number that is not positive.
     """
     variance = variance_of(noise_scale, codes)
     factor: Tensor | None = None
@@ -55,33 +55,33 @@ def write_sequence(
         _, precision, covariance, projections = _sequence(prior, codes, variance, block_size, True)
         factor = precision_to_scale_tril(precision + codes.shape[-1] * covariance, ADDRESS_PRECISION)
         addresses = projections.mT @ factor @ factor.mT
-        memory = block_update(prior, addresses, codes, noise_scale, factor)
+        posterior = block_update(prior, addresses, codes, noise_scale, factor)
         sweeps -= 1
     else:
-        memory, written = prior, []
+        posterior, written = prior, []
         for chunk in codes.split(max(_CHUNK // block_size, 1) * block_size, -2):
             if chunk.shape[-2] > block_size:
-                written.append(_sequence(memory, chunk, variance, block_size, False)[0])
+                written.append(_sequence(posterior, chunk, variance, block_size, False)[0])
             else:
-                written.append(address_mean(chunk, memory.loc, noise_scale))
-            memory = block_update(memory, written[-1], chunk, noise_scale)
+                written.append(address_mean(chunk, posterior.loc, noise_scale))
+            posterior = block_update(posterior, written[-1], chunk, noise_scale)
         addresses = torch.cat(written, -2)
     for _ in range(sweeps):
-        memory, (addresses, factor) = coordinate_ascent_sweep(prior, memory, codes, noise_scale)
-    return memory, addresses, factor
+        posterior, (addresses, factor) = coordinate_ascent_sweep(prior, posterior, codes, noise_scale)
+    return posterior, addresses, factor
 
 
 def _sequence(
-    memory: MatrixNormal, codes: Tensor, variance: Tensor, block_size: int, last: bool
+    posterior: MatrixNormal, codes: Tensor, variance: Tensor, block_size: int, last: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The addresses (..., T, K) of codes (..., T, C) that are written in blocks, the first one into ``memory``.
+    """The addresses (..., T, K) of codes (..., T, C) that are written in blocks, the first one into ``posterior``.
 
     With ``last``, also ``G + I``, U and B after the last block, in units of sigma.
     """
-    batch = torch.broadcast_shapes(codes.shape[:-2], memory.batch_shape)
+    batch = torch.broadcast_shapes(codes.shape[:-2], posterior.batch_shape)
     loc, factor = (  # a prior without a batch stays without one
         part.expand(*batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:]) if part.dim() > 2 or not batch else part
-        for part in (memory.loc, memory.scale_tril_row)
+        for part in (posterior.loc, posterior.scale_tril_row)
     )
     flat = codes.expand(*batch, *codes.shape[-2:]).reshape(-1, *codes.shape[-2:])
     results = _Sequence.apply(  # type: ignore[no-untyped-call]
@@ -151,7 +151,7 @@ class _Sequence(Function):
             through = gain @ d_gram
 
             # G <- G + N^T W + W^T N + N^T (E E^T) N:
-            d_residual = 0.5 * through @ gain.mT  # N dL/dG N^T
+            d_residual = 0.5 * through @ gain.mT  # N d_gram N^T / 2, symmetric
             d_gain = torch.baddbmm(  # change d_state^T + (W + E E^T N) d_gram; the first term is that of [U | B], below
                 change @ d_state.mT, torch.baddbmm(address, residual, gain), d_gram
             )
@@ -180,7 +180,7 @@ class _Sequence(Function):
             left, right = torch.cat([d_right, address.mT], -1), torch.cat([address, d_right.mT], -2)
             d_gram.baddbmm_(left, right, alpha=-1)
         d_code_gram = torch.cat(d_code_grams[::-1], -2)
-        # All four products are x x^T / sigma^2, so dL/d(sigma^2) = -<dL/dP, P> / sigma^2, summed over them.
+        # All four products are x y^T / sigma^2, so dL/d(sigma^2) = -<dL/dP, P> / sigma^2, summed over them.
         d_variance = (
             -((d_state * state).sum() + 0.5 * (d_gram * gram).sum() + (d_code_gram * code_gram).sum()) / variance
         )

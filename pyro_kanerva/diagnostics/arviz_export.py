@@ -74,7 +74,7 @@ def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any
             f"guide_data(): num_draws is {num_draws}; expected a multiple of {_CHAINS} of at least {_CHAINS**2}, "
             f"since they are folded into {_CHAINS} pseudo-chains."
         )
-    patterns = machine.with_episodes(patterns, "guide_data()")
+    patterns = machine.check_patterns(patterns, "guide_data()")
     draws = list(guide_draws(machine, patterns, num_draws, "guide_data()"))
 
     def chains(parts: Iterable[Tensor]) -> Tensor:

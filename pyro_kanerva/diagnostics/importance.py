@@ -26,7 +26,7 @@ def importance_weights(machine: KanervaMachine, patterns: Tensor, num_samples: i
         sites, or a site is shared by the episodes.
     """
     check_at_least("importance_weights()", 1, num_samples=num_samples)
-    patterns = machine.with_episodes(patterns, "importance_weights()")
+    patterns = machine.check_patterns(patterns, "importance_weights()")
     chunks = guide_draws(machine, patterns, num_samples, "importance_weights()")
     return torch.cat([draws.log_weights for draws in chunks])
 

@@ -115,13 +115,10 @@ def cue_generator(patterns: Tensor, seed: int, index: int) -> torch.Generator:
 
 
 def each_batch(machine: KanervaMachine, batches: Iterable[Tensor], caller: str) -> Iterator[Tensor]:
-    """The batches as patterns (B, T) + E, with their shape checked.
-
-    :raises ValueError: if there are none, or one has another shape.
-    """
+    """The batches as checked patterns (B, T) + E; at least one."""
     empty = True
     for patterns in batches:
-        yield machine.with_episodes(patterns, caller)
+        yield machine.check_patterns(patterns, caller)
         empty = False
     if empty:
         raise ValueError(f"{caller}: batches is empty; expected at least one batch of patterns.")

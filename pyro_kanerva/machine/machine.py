@@ -79,7 +79,7 @@ class KanervaMachine(Parts, InParamStore):
             decoder an inverse of the encoder. It is a factor of the guide, which has the codes already.
         :param memory_kl_weight: multiplies KL(q(M) || p(M)); below 1 the memory keeps more information,
             at the price of a lower bound.
-        :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``; still a valid guide.
+        :param cue_channel: addresses are inferred from damaged copies ``cue_channel(patterns)``. The guide stays valid.
         :raises ValueError: if a weight is negative.
 
         With ``(0, 1, None)`` these are :attr:`model` and :attr:`guide`.
@@ -126,9 +126,11 @@ class KanervaMachine(Parts, InParamStore):
             )
         return self._prior_memory(num_episodes, self.event_shape)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _prior_memory(self, num_episodes: int, event_shape: tuple[int, ...]) -> Memory:
         prior = moment_matched_memory(self.memory_prior)
-        loc, factor = prior.loc.detach().clone(), prior.scale_tril_row.detach().clone()  # training changes parameters
+        loc, factor = prior.loc.clone(), prior.scale_tril_row.clone()  # training changes the parameters
         empty = MatrixNormal(loc, factor, validate_args=False).expand(torch.Size((num_episodes,)))
         return Memory(self, empty, event_shape)
 
@@ -147,10 +149,7 @@ class KanervaMachine(Parts, InParamStore):
 
 
 def _peek(patterns: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor | Iterable[Tensor]]:
-    """The patterns, or the first chunk of a stream, and what is to be written.
-
-    :raises ValueError: if a stream is empty, or does not begin with a tensor.
-    """
+    """The first chunk, and all chunks; a tensor is its own first chunk."""
     if isinstance(patterns, Tensor):
         return patterns, patterns
     chunks = iter(patterns)

@@ -20,7 +20,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
 
     ::
 
-        in rounds, with one chunk of every process that has one left:
+        in each round, with one chunk of every process that has chunks left:
             each:       the addresses of its chunk, from the common memory by the machine's writer
             together:   U^-1 += sum over processes of E[w w^T] / sigma^2,   U^-1 R += the sum of E[w] z^T / sigma^2
 

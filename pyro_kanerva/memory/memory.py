@@ -96,6 +96,7 @@ class Memory:
         codes = self.machine.encode(patterns)
         return codes, self.machine.write_codes(codes, posterior)
 
+    @torch.no_grad()
     def write_chunk(self, posterior: MatrixNormal, chunk: Tensor) -> tuple[MatrixNormal, NaturalParameters, int]:
         """q(M) after writing a chunk into ``posterior``, the statistics that it added, and its number of patterns."""
         codes, result = self._encode_and_write(chunk, posterior)
@@ -213,7 +214,9 @@ class Memory:
         cues = self.check(cues, "query()", "cues")
         check_channel(channel, "query()")
         energy, matrix = PointEnergy() if energy is None else energy, self._matrix(matrix)
-        return query(query_energy(self.machine, matrix, cues, channel, observed, energy), num_steps, tolerance)
+        with torch.no_grad():
+            function = query_energy(self.machine, matrix, cues, channel, observed, energy)
+        return query(function, num_steps, tolerance)
 
     def sample(
         self,
@@ -235,8 +238,7 @@ class Memory:
         :param burn_in: sweeps before them.
         :param channel: as in :meth:`query`.
         :param observed: as in :meth:`query`.
-        :param sample_memory: draw ``M ~ q(M)`` before every sweep; else M is the posterior mean. The evidence of a
-            cue about M is left out.
+        :param sample_memory: draw ``M ~ q(M)`` before every sweep; else M is its mean. The cue does not update q(M).
         :raises ValueError: as :meth:`query`, and if ``num_samples < 1`` or ``burn_in < 0``.
         """
         check_at_least("sample()", 1, num_samples=num_samples)
@@ -269,8 +271,8 @@ class Memory:
     def generate(self, num_samples: int, *, num_steps: int = 0, matrix: Tensor | None = None) -> Tensor:
         """New patterns (B, num_samples) + E: addresses from their prior, read from the memory.
 
-        With ``num_steps=0`` these are the means of p(x | w, M); with more, the patterns at which a query
-        without a channel arrives from their modes.
+        With ``num_steps=0`` these are the means of p(x | w, M); with more, the results of a
+        query without a channel that starts at their modes.
 
         :param matrix: M (B, K, C) to be read, by default the posterior mean. For a memory that holds nothing,
             ``machine.prior_memory()``, take a draw: ``memory.posterior.sample()``.
@@ -304,8 +306,9 @@ class Memory:
         """The energy (B, Q) of addresses w (B, Q, K), in nats; differentiable in w.
 
         ``-log p(c | w, R) - log p(w)`` under a channel, else ``-log p(x | w, R) - log p(w)`` at x = ``cues``
-        (B, Q) + E, see :mod:`pyro_kanerva.retrieval.energy`: the energy of a query, at its addresses. A single cue of
-        each memory is compared with all addresses. ``observed`` counts with a channel only.
+        (B, Q) + E, see :mod:`pyro_kanerva.retrieval.energy`. At the addresses of a query with :class:`PointEnergy` it
+        equals the energy of the query. A single cue of each memory is compared with all addresses. Without a channel,
+        ``observed`` is ignored.
 
         :raises ValueError: if the arguments do not fit.
         """

@@ -52,12 +52,12 @@ def check_address_prior(prior: dist.TorchDistribution, num_slots: int) -> None:
 def warn_of_equal_slots(memory_prior: Prior) -> None:
     """Warn if all slots have the same prior mean: a writer that infers addresses from it stores nothing."""
     loc = moment_matched_memory(memory_prior).loc
-    if len(loc) > 1 and bool((loc == loc[:1]).all()):
+    if bool((loc == loc[:1]).all()):
         warnings.warn(
             "KanervaMachine: all slots of memory_prior have the same mean. This writer infers addresses from the "
             "memory, cannot tell such slots apart, and will store nothing. Give them different means, for example "
             "LaplaceMemory(num_slots, code_size), or pass Surrogate(prior, GaussianMemory(num_slots, code_size)).",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -75,10 +75,7 @@ def check_support(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> N
 
 
 def call_network(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy: str) -> Tensor:
-    """The output of a network in the dtype of its inputs, also under autocast.
-
-    :raises ValueError: if the network fails.
-    """
+    """The output of a network in the dtype of its inputs, also under autocast; its failure is a ``ValueError``."""
     try:
         return network(inputs).to(inputs.dtype)
     except (RuntimeError, ValueError) as error:
@@ -119,10 +116,7 @@ def check_patterns(
 
 
 def with_episodes(patterns: Tensor, label: str, event_shape: tuple[int, ...] | None) -> Tensor:
-    """``patterns`` as (B, T) + E, with their shape checked and nothing else.
-
-    :raises ValueError: if the shape is wrong.
-    """
+    """``patterns`` as (B, T) + E, with their shape checked and nothing else."""
     shape = tuple(patterns.shape)
     if event_shape is None:
         if len(shape) < 3:

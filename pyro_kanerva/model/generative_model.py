@@ -44,10 +44,7 @@ def sample_address(distribution: dist.TorchDistribution) -> Tensor:
 
 
 def matrix_of_site(memory: Tensor) -> Tensor:
-    """M (..., B, K, C) of the site "memory" (..., B, 1, K, C), which has a singleton for the pattern plate.
-
-    :raises ValueError: if the site has another shape, for example conditioned on a tensor without the singleton.
-    """
+    """M (..., B, K, C) of the site "memory" (..., B, 1, K, C), which has a singleton for the pattern plate."""
     if memory.dim() < 4 or memory.shape[-3] != 1:
         raise ValueError(
             f'The site "memory" has shape {tuple(memory.shape)}; expected (..., B, 1, K, C). Insert the dimension of '

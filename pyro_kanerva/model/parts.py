@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_positive, checks_values
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_kanerva.model import checks
 from pyro_kanerva.model.defaults import reader_for, writer_for
@@ -49,7 +48,7 @@ class Parts(nn.Module):
         self.writer = writer_for(address_prior) if writer is None else writer
         self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
         self.code_posterior = code_posterior
-        if needs_distinct_slots(self.writer):
+        if self.num_slots > 1 and needs_distinct_slots(self.writer):
             checks.warn_of_equal_slots(memory_prior)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
 
@@ -66,15 +65,15 @@ class Parts(nn.Module):
     def check_patterns(
         self, patterns: Tensor, caller: str, name: str = "patterns", event_shape: tuple[int, ...] | None = None
     ) -> Tensor:
-        """``patterns`` as (B, T) + E, or a ``ValueError`` that says what is wrong with them.
+        """``patterns`` as (B, T) + E; a single episode (T,) + E becomes B = 1 if E is known, from the encoder or given.
 
-        A single episode (T,) + E becomes B = 1 where E is known, from ``event_shape`` or the encoder.
+        :raises ValueError: if their shape, dtype, device or values are wrong.
         """
         shape = self.event_shape if event_shape is None else event_shape
         return checks.check_patterns(patterns, f"{caller}: {name}", shape, self.log_code_scale, self.likelihood)
 
     def with_episodes(self, patterns: Tensor, caller: str) -> Tensor:
-        """``patterns`` as (B, T) + E; of :meth:`check_patterns` only the check of their shape."""
+        """``patterns`` as (B, T) + E; like :meth:`check_patterns`, but checks only their shape."""
         return checks.with_episodes(patterns, f"{caller}: patterns", self.event_shape)
 
     @full_precision
@@ -88,6 +87,7 @@ class Parts(nn.Module):
         output = checks.call_network("decoder", self.decoder, codes.reshape(-1, codes.shape[-1]), remedy)
         return output.reshape(*codes.shape[:-1], *output.shape[1:])
 
+    @full_precision
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
         """The distribution of entries for the decoder's ``output``; raises unless its shape is ``expected``."""
         entries = self.likelihood(output)
@@ -153,12 +153,12 @@ class Parts(nn.Module):
         return codes.reshape(*patterns.shape[:2], self.code_size)
 
     @full_precision
-    def write_codes(self, codes: Tensor, prior: MatrixNormal | None = None) -> WriteResult:
+    def write_codes(self, codes: Tensor, prior: Prior | None = None) -> WriteResult:
         """q(M) after writing ``codes`` (B, T, C) into ``prior``, by default the memory prior.
 
         :raises ValueError: if the prior is of another dtype or device, or the writer's result of another shape.
         """
-        gaussian = moment_matched_memory(self.memory_prior) if prior is None else prior
+        gaussian = moment_matched_memory(self.memory_prior if prior is None else prior)
         if (gaussian.loc.dtype, gaussian.loc.device) != (codes.dtype, codes.device):
             raise ValueError(
                 f"The memory is {gaussian.loc.dtype} on {gaussian.loc.device}, the machine {codes.dtype} on "
@@ -192,6 +192,7 @@ class Parts(nn.Module):
             )
         return result
 
+    @full_precision
     def read_code_posterior(self, codes: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch (..., T) and event (C,), for codes (..., T, C), where codes are latent.
 

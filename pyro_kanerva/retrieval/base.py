@@ -29,8 +29,9 @@ class Retrieval(NamedTuple):
 
     ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
     never rises along dim 0. ``address`` (S + 1, B, Q, K): the mean of q(w), or the point w. ``converged`` (B, Q),
-    bool: in the last step no entry changed, or the energy fell by at most the tolerance; False where the networks
-    returned only NaN or infinite values. A converged query stops once its energy falls by less than 0.01 nats.
+    bool: in the last step no entry changed, or the energy fell by at most the tolerance; False if a
+    trial gave NaN or infinite values and the energy has not fallen since. A converged query stops once its energy
+    falls by at most 0.01 nats, or the tolerance.
     """
 
     patterns: Tensor

@@ -20,8 +20,8 @@ class Descent:
     """The state of all queries. A move is kept only where it does not raise the energy.
 
     ``state`` is the :class:`Trial` where each query stands, ``pattern`` (B, Q) + E the x of the energy in queries
-    without a channel. ``improved`` (B, Q) marks queries whose energy fell in this step, and ``not_finite`` those whose
-    trials since the last fall gave only NaN or infinite energies.
+    without a channel. ``improved`` (B, Q) marks queries whose energy fell in this step, and ``not_finite`` those that
+    had a NaN or infinite trial since their energy last fell.
     """
 
     def __init__(self, energy: QueryEnergy) -> None:
@@ -32,7 +32,7 @@ class Descent:
         self.state = self._start(everyone)
 
     def _start(self, everyone: Tensor) -> Trial:
-        """The address of the cue's code; hidden entries start at the decoder's prediction."""
+        """The closed-form address of the cue, whose hidden entries are first predicted at the center of the prior."""
         energy, cues = self.energy, self.energy.cues
         center = energy.center().expand(*cues.shape[:2], -1)
         other: Trial | None = None
@@ -55,7 +55,7 @@ class Descent:
         return trial
 
     def closed_form(self, patterns: Tensor, active: Tensor) -> Tensor:
-        """The reader's point (B, Q, n) for ``patterns`` (B, Q) + E, encoded where ``active``."""
+        """The reader's point (B, Q, n) for ``patterns`` (B, Q) + E. Points of inactive queries mean nothing."""
         parts = self.energy.parts
         codes = patterns.new_zeros(*active.shape, parts.code_size)
         codes[active] = parts.encode(patterns[active].unsqueeze(0)).squeeze(0)
@@ -95,7 +95,8 @@ def _choose(flags: Tensor, one: Trial, other: Trial) -> Trial:
 class WStep:
     """A w-step: it lowers the energy by changing the address, in real coordinates.
 
-    ``predicted_decrease`` (B, Q): nats that the next gradient step should gain, to first order.
+    ``predicted_decrease`` (B, Q): nats that a gradient step should gain, to first order. Without a channel it is the
+    step just tried, with a channel the next one.
     """
 
     def __init__(self, descent: Descent, energy: QueryEnergy) -> None:

@@ -10,6 +10,7 @@ and ``V(w) = -log p(x | w, M)``. For address priors on a part of R^K, such as th
 coordinates of the address, and p(w) for their density.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import pyro.distributions as dist
@@ -77,19 +78,19 @@ class VariationalEnergy:
 
 
 def cue_log_evidence(
-    cues: Tensor, prediction: dist.TorchDistribution, channel: Channel | None, observed: Tensor
+    values: Tensor, prediction: dist.TorchDistribution, channel: Channel | None, observed: Tensor
 ) -> Tensor:
-    """``-V``: log p(c | w, M) under a channel, log p(x = c | w, M) without one, in nats, (S, B, Q).
+    """``-V`` in nats, (S, B, Q): log p(c = values | w, M) under a channel, log p(x = values | w, M) without one.
 
-    :param cues: (B, Q) + E.
+    :param values: cues, or without a channel patterns, (B, Q) + E.
     :param prediction: p(x | w, M) of every entry at S addresses of each cue, (S, B, Q) + E.
     :param channel: of a known level.
-    :param observed: bool, of the shape of the cues; under a channel, False entries count nothing.
+    :param observed: bool, of the shape of the cues; under a channel False entries count 0, without one it is ignored.
     """
     if channel is None:
-        entries = prediction.log_prob(cues)
+        entries = prediction.log_prob(values)
     else:
-        entries = torch.where(observed, channel.log_evidence(cues, prediction), 0.0)
+        entries = torch.where(observed, channel.log_evidence(values, prediction), 0.0)
     return entries.flatten(3).sum(-1)
 
 
@@ -126,12 +127,20 @@ class QueryEnergy:
         #: Entries of the pattern that keep the value of the cue in a query without a channel.
         self.clamped = ~self.observed if observed is None else self.observed
         self.prior = as_distribution(parts.address_prior)
-        self._prepare()
+        self.coordinates = self._coordinates()
 
-    def _prepare(self) -> None:
-        self.coordinates = real_coordinates(self.prior)
-        self.scale_tril = self.coordinates.posterior_scale_tril(self.matrix, self.parts.code_scale)  # (B, n, n)
-        self.deviations = self.energy.deviations(self.scale_tril, self.cues.shape[1])
+    def _coordinates(self) -> Coordinates:
+        return real_coordinates(self.prior)
+
+    @cached_property
+    def scale_tril(self) -> Tensor:
+        """Cholesky factor (B, n, n) of the covariance of q(w | x, M), in real coordinates."""
+        return self.coordinates.posterior_scale_tril(self.matrix, self.parts.code_scale)
+
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Where V is evaluated, relative to a point, (S, B, Q, n)."""
+        return self.energy.deviations(self.scale_tril, self.cues.shape[1])
 
     def center(self) -> Tensor:
         """The point (n,) of an address in the middle of the prior."""
@@ -160,18 +169,17 @@ class QueryEnergy:
         return resolve(self.channel, self.cues, prediction, self.observed, dims)
 
     def at(self, address: Tensor) -> Tensor:
-        """The energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""
+        """The point energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""
         prediction = self.parts.predict(address.unsqueeze(0), self.matrix, tuple(self.cues.shape[2:]))
         log_evidence = cue_log_evidence(self.cues, prediction, self._known_channel(prediction), self.observed)
-        return self._address_term(self.coordinates.inverse(address).unsqueeze(0)) - log_evidence.mean(0)
+        return -self.coordinates.log_density(self.coordinates.inverse(address)) - log_evidence.mean(0)
 
     def evaluate(self, point: Tensor, pattern: Tensor, active: Tensor) -> Trial:
         """The energy at ``point`` (B, Q, n) and the x-step there, decoded for ``active`` queries (B, Q).
 
         :param pattern: without a channel, the x of the energy, (B, Q) + E.
 
-        The gradient of F(w) is that of ``-E_q log p(x | w) - log p(w)`` with q from the x-step (Fisher's identity): a
-        pass forward and backward through the decoder.
+        The gradient is that of ``next_energy``: a pass forward and backward through the decoder.
         """
         with torch.enable_grad():
             point = point.detach().requires_grad_()

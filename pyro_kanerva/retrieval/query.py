@@ -23,12 +23,12 @@ _NEGLIGIBLE = 0.01  # nats: a converged query goes on while its energy falls by 
 
 
 @torch.inference_mode(False)
-@torch.no_grad()
 def query_energy(
     parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
 ) -> QueryEnergy:
     """The energy of cues (B, Q) + E in M (B, K, C): over slots for one-hot addresses, else over real coordinates."""
-    matrix, cues = matrix.clone(), cues.clone()  # tensors of inference mode would have no gradients
+    # tensors of inference mode have no gradients, but their clones do
+    matrix, cues = (tensor.clone() if tensor.is_inference() else tensor for tensor in (matrix, cues))
     observed = None if observed is None else check_observed(observed, cues)
     discrete = as_distribution(parts.address_prior).has_enumerate_support
     return (SlotEnergy if discrete else QueryEnergy)(parts, matrix, cues, channel, observed, energy)
@@ -77,10 +77,7 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:
-    """``observed`` as large as ``cues``.
-
-    :raises ValueError: if it is not bool, or does not broadcast.
-    """
+    """``observed``, checked to be bool and as large as ``cues``."""
     if observed.dtype != torch.bool:
         raise ValueError(f"observed has dtype {observed.dtype}; expected torch.bool.")
     try:

@@ -1,5 +1,7 @@
 """Queries whose address is one of the slots: the w-step tries every slot, and finds the best at once."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -11,15 +13,25 @@ from pyro_kanerva.retrieval.energy import PointEnergy, QueryEnergy
 class SlotEnergy(QueryEnergy):
     """The energy at one-hot addresses; a point is the address itself."""
 
-    def _prepare(self) -> None:
+    def _coordinates(self) -> Coordinates:
         if not isinstance(self.energy, PointEnergy):
             name = type(self.energy).__name__
             raise ValueError(f"query(): {name} expects real addresses, not slots. Use PointEnergy().")
-        self.slots = self.prior.enumerate_support(expand=False)  # (K, K)
-        self.outputs = self.parts.decoder_output(self.matrix)  # (B, K) + its shape: the decoder is not needed again
-        self.coordinates = Coordinates(None, None, None, self.prior)
-        self.scale_tril = self.matrix.new_zeros(())  # a point has no covariance
-        self.deviations = self.energy.deviations(self.scale_tril, self.cues.shape[1])
+        return Coordinates(None, None, None, self.prior)
+
+    @cached_property
+    def scale_tril(self) -> Tensor:
+        return self.matrix.new_zeros(())  # a slot has no covariance
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """All one-hot addresses, (K, K)."""
+        return self.prior.enumerate_support(expand=False)
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The decoder's output for every slot, (B, K) + its shape; a query needs no other."""
+        return self.parts.decoder_output(self.matrix)
 
     def center(self) -> Tensor:
         return self.nearest_point(self.prior.mean)
@@ -37,7 +49,7 @@ class SlotEnergy(QueryEnergy):
 
 
 class SlotStep:
-    """The w-step: without a channel the best slot for the pattern, or for the clamped entries; else for the cue."""
+    """The w-step: to the slot of lowest energy. With clamped entries it compares the energies after the x-step."""
 
     def __init__(self, descent: Descent, energy: SlotEnergy) -> None:
         self.descent, self.slots = descent, energy.slots

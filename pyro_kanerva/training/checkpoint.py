@@ -37,9 +37,7 @@ def load_checkpoint(
     other = {name: (header.get(name), new) for name, new in (settings or {}).items() if header.get(name) != new}
     if other:
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in other.items())
-        raise ValueError(
-            f"fit(): the checkpoint in {folder} is of a run with other arguments: {changes}. Pass the same."
-        )
+        raise ValueError(f"{path} is of a run with other arguments: {changes}. Pass the same.")
     try:
         machine.load_state_dict(state["machine"])
     except RuntimeError as error:

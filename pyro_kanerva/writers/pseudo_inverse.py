@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva._checks import check_positive
+from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import cholesky
 from pyro_kanerva.distributions import MatrixNormal
@@ -33,7 +33,8 @@ class PseudoInverseWriter(nn.Module):
 
     def __init__(self, num_slots: int, scale: float = 0.1, ridge: float = 1e-3) -> None:
         super().__init__()
-        check_positive("PseudoInverseWriter", num_slots=num_slots, scale=scale, ridge=ridge)
+        check_at_least("PseudoInverseWriter", 1, num_slots=num_slots)
+        check_positive("PseudoInverseWriter", scale=scale, ridge=ridge)
         self.ridge = ridge
         self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(scale)))
 
