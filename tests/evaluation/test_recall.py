@@ -103,3 +103,15 @@ def test_errors(make_machine, patterns):
 def test_no_batches(make_machine, evaluate):
     with pytest.raises(ValueError, match=r"evaluate_\w+\(\): batches is empty; expected at least one batch"):
         evaluate(make_machine())
+
+
+def test_errors_name_the_evaluation(make_machine, patterns):
+    for change, message in ((lambda x: 0.3 * x, "entries other than 0 and 1"), (lambda x: x[:, :0], "an empty batch")):
+        for evaluate in (
+            lambda m, x: evaluate_recall(m, [x], Flip(0.1), channel=None),
+            lambda m, x: evaluation.evaluate_baselines(m, [x], Flip(0.1), 0.1),
+            lambda m, x: evaluation.evaluate_basins(m, [x], [0.1]),
+            lambda m, x: evaluation.evaluate_recognition(m, [x]),
+        ):
+            with pytest.raises(ValueError, match=rf"^evaluate_\w+\(\): patterns have .*{message}"):
+                evaluate(make_machine(), change(patterns))

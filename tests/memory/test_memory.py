@@ -159,3 +159,34 @@ def test_a_memory_from_elsewhere_can_be_written_to(make_machine, patterns):
     written = without_records.write(patterns[:, 4:])
     assert len(written.records) == 1
     assert_close_posteriors(written.posterior, start.write(patterns[:, 4:]).posterior)
+
+
+def test_the_energy_has_gradients_of_address_and_memory(make_machine, patterns):
+    machine = make_machine()
+    memory, address = machine.write(patterns), torch.randn(3, 8, 6, requires_grad=True)
+    memory.posterior.loc.requires_grad_()
+    energy = memory.energy(address, patterns)
+    w, matrix = address.detach().requires_grad_(), memory.posterior.loc.detach().requires_grad_()
+    log_joint = machine.decode(w @ matrix, (1, 5, 7)).log_prob(patterns) + machine.address_prior().log_prob(w)
+    torch.testing.assert_close(energy, -log_joint)
+    found = torch.autograd.grad(energy.sum(), [address, memory.posterior.loc])
+    expected = torch.autograd.grad(-log_joint.sum(), [w, matrix])
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_energy_needs_no_address_precision(make_machine, patterns):
+    """Which cannot be factorized at this code scale, in float32, with fewer codes than slots."""
+    memory = make_machine(slots=12, code_size=4, code_scale=1e-5).prior_memory(3)
+    assert memory.energy(torch.zeros(3, 8, 12), patterns).isfinite().all()
+    with pytest.raises(ValueError, match="address precision"):
+        memory.query(patterns)
+
+
+def test_an_empty_memory_of_inference_mode(make_machine, patterns):
+    machine = make_machine()
+    with torch.inference_mode():
+        memory = machine.prior_memory(3)
+        assert memory.query(patterns, num_steps=2).energy.isfinite().all()
+    address = torch.zeros(3, 8, 6, requires_grad=True)
+    memory.energy(address, patterns).sum().backward()
+    assert address.grad.any()

@@ -12,9 +12,11 @@ from pyro_kanerva import (
     Flip,
     GaussianAddress,
     HorseshoeAddress,
+    KanervaMachine,
     LaplaceReader,
     MatrixNormal,
     MLPDecoder,
+    MLPEncoder,
     OnlineWriter,
     PseudoInverseWriter,
     ScalarReader,
@@ -174,3 +176,15 @@ def test_wrong_pairs(reader, prior, message, call):
     x = torch.randn(2, 4, 2)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         machine.write(x).read(x) if call == "read" else getattr(machine, call)(x)
+
+
+def test_the_warning_of_equal_slots_names_the_line_of_the_machine():
+    prior = dist.Normal(torch.zeros(6, 10), 1.0).to_event(2)
+    with pytest.warns(UserWarning, match="all slots of memory_prior have the same mean") as record:
+        KanervaMachine(MLPEncoder((5,), 10), MLPDecoder(10, (5,)), memory_prior=prior)
+    assert record[0].filename == __file__
+
+
+def test_a_single_slot_needs_no_moments():
+    prior = dist.Cauchy(torch.zeros(1, 10), 1.0).to_event(2)
+    assert KanervaMachine(MLPEncoder((5,), 10), MLPDecoder(10, (5,)), memory_prior=prior).num_slots == 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import Identity, linear_machine, small_machine
 
-from pyro_kanerva import GaussianCode, GaussianMemory, KanervaMachine, Memory, MLPDecoder, MLPEncoder
+from pyro_kanerva import GaussianCode, GaussianMemory, KanervaMachine, MatrixNormal, Memory, MLPDecoder, MLPEncoder
 from pyro_kanerva.model import Parts
 
 
@@ -77,3 +77,25 @@ def test_networks_that_fail():
     wide = KanervaMachine(Identity(9), Identity(9), memory_prior=GaussianMemory(3, 4))
     with pytest.raises(ValueError, match=r"encoder returned codes of shape \(6, 9\); expected \(6, 4\)"):
         wide.encode(torch.randn(2, 3, 9))
+
+
+def test_code_posterior_and_likelihood_run_without_autocast():
+    """A matrix product in each keeps float32; the networks of the machine do not."""
+    linear, weight = torch.nn.Linear(10, 10), torch.randn(7, 7)
+    machine = small_machine(
+        code_posterior=lambda codes: dist.Normal(linear(codes), 1.0).to_event(1),
+        likelihood=lambda output: dist.Bernoulli(logits=output @ weight, validate_args=False),
+    )
+    codes, output = torch.randn(2, 3, 10), torch.randn(2, 3, 1, 5, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        q, entries = machine.read_code_posterior(codes), machine.likelihood_of(output, (2, 3, 1, 5, 7))
+    assert torch.equal(q.mean, linear(codes))
+    assert torch.equal(entries.logits, output @ weight)
+
+
+def test_write_codes_takes_any_prior():
+    """And matches a Gaussian to one that is none."""
+    machine, loc, codes = small_machine(), torch.randn(6, 10), torch.randn(2, 3, 10)
+    written = machine.write_codes(codes, dist.Laplace(loc, 0.5**0.5).to_event(2)).memory
+    gaussian = MatrixNormal(loc, torch.eye(6))
+    torch.testing.assert_close(written.loc, machine.write_codes(codes, gaussian).memory.loc)
