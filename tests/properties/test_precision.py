@@ -133,13 +133,13 @@ ALGEBRA = {  # a function and its arguments by name; those after "*" have no pos
         "jacobian": torch.randn(2, K, C),
     },
     "online_update": lambda: {
-        "memory": posterior(2),
+        "posterior": posterior(2),
         "address": ADDRESSES[:, 0],
         "code": CUES[:, 0],
         "noise_scale": SIGMA,
     },
     "block_update": lambda: {
-        "memory": posterior(2),
+        "posterior": posterior(2),
         "addresses": ADDRESSES,
         "codes": CUES,
         "noise_scale": SIGMA,
@@ -147,7 +147,7 @@ ALGEBRA = {  # a function and its arguments by name; those after "*" have no pos
     },
     "coordinate_ascent_sweep": lambda: {
         "prior": posterior(2),
-        "memory": posterior(2),
+        "posterior": posterior(2),
         "codes": PATTERNS,
         "noise_scale": SIGMA,
     },

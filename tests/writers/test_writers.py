@@ -233,7 +233,7 @@ def test_episodes_are_written_one_by_one(make, batch):
         (lambda: ReadingWriter(SimplexAddress(3), block_size=0), "ReadingWriter: block_size is 0"),
         (lambda: ReadingWriter(SimplexAddress(3), sweeps=-2), "ReadingWriter: sweeps is -2"),
         (lambda: SlotWriter(-1), "SlotWriter: sweeps is -1"),
-        (lambda: PseudoInverseWriter(0), "PseudoInverseWriter: num_slots is 0; expected a positive number"),
+        (lambda: PseudoInverseWriter(0), "PseudoInverseWriter: num_slots is 0; expected at least 1"),
         (lambda: PseudoInverseWriter(3, 0.0), "PseudoInverseWriter: scale is 0.0"),
         (lambda: PseudoInverseWriter(3, ridge=-1e-3), "PseudoInverseWriter: ridge is -0.001"),
         (lambda: PseudoInverseWriter(3, ridge=math.inf), "PseudoInverseWriter: ridge is inf"),
