@@ -63,8 +63,7 @@ def warn_of_equal_slots(memory_prior: Prior) -> None:
 
 def check_support(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> None:
     """:raises ValueError: if the reader's q(w) has mass where the address prior has none."""
-    # torch does not always know the support of a transformed distribution
-    known = not isinstance(q, torch.distributions.TransformedDistribution)
+    known = not isinstance(q, torch.distributions.TransformedDistribution)  # else torch may not know the support
     outside = known and has_real_support(q) and not has_real_support(prior)
     if q.has_enumerate_support != prior.has_enumerate_support or outside:
         raise ValueError(

@@ -133,6 +133,7 @@ class QueryEnergy:
         return real_coordinates(self.prior)
 
     @cached_property
+    @torch.no_grad()
     def scale_tril(self) -> Tensor:
         """Cholesky factor (B, n, n) of the covariance of q(w | x, M), in real coordinates."""
         return self.coordinates.posterior_scale_tril(self.matrix, self.parts.code_scale)

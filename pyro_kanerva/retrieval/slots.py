@@ -25,10 +25,10 @@ class SlotEnergy(QueryEnergy):
 
     @cached_property
     def slots(self) -> Tensor:
-        """All one-hot addresses, (K, K)."""
-        return self.prior.enumerate_support(expand=False)
+        return self.prior.enumerate_support(expand=False)  # all one-hot addresses, (K, K)
 
     @cached_property
+    @torch.no_grad()
     def outputs(self) -> Tensor:
         """The decoder's output for every slot, (B, K) + its shape; a query needs no other."""
         return self.parts.decoder_output(self.matrix)
