@@ -1,12 +1,14 @@
 """The border of the memory algebra: autocast is for networks and is off here."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,14 +21,13 @@ def autocast_off(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run ``function`` without autocast, on the device of its first argument that is a tensor or has a ``loc``."""
+    """Run ``function`` without autocast, on the device of its first argument that is a tensor or a distribution."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for argument in (*args, *kwargs.values()):
-            like = argument if isinstance(argument, Tensor) else getattr(argument, "loc", None)
-            if isinstance(like, Tensor):
-                with autocast_off(like):
+        for argument in itertools.chain(args, kwargs.values()):
+            if isinstance(argument, Tensor | Distribution):
+                with autocast_off(argument if isinstance(argument, Tensor) else argument.loc):  # type: ignore[attr-defined]
                     return function(*args, **kwargs)
         return function(*args, **kwargs)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least, check_positive
-from pyro_kanerva._precision import full_precision
+from pyro_kanerva._precision import autocast_off
 from pyro_kanerva.conjugate import cholesky
 from pyro_kanerva.distributions import MatrixNormal
 
@@ -90,10 +90,10 @@ class LowRankMemory(nn.Module):
         self.log_scale = nn.Parameter(torch.full((num_slots,), math.log(start) - 0.5 * math.log(2)))
         self.factor = nn.Parameter(torch.randn(num_slots, rank) * start / math.sqrt(2 * rank))
 
-    @full_precision
     def forward(self) -> MatrixNormal:
         """``MatrixNormal`` of batch shape () and event shape (K, C)."""
-        covariance = self.factor @ self.factor.mT + (2 * self.log_scale).exp().diag_embed()
+        with autocast_off(self.factor):
+            covariance = self.factor @ self.factor.mT + (2 * self.log_scale).exp().diag_embed()
         return MatrixNormal(self.loc, cholesky(covariance, "the row covariance of LowRankMemory"), validate_args=False)
 
 
