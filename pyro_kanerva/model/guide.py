@@ -31,8 +31,8 @@ def variational_guide(
         with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
             with autocast_off(codes):
                 sample_address(parts.read_codes(cue_codes, matrix_of_site(memory)))
-            if parts.code_posterior is not None:
-                pyro.sample("code", parts.read_code_posterior(codes))
+                if parts.code_posterior is not None:
+                    pyro.sample("code", parts.read_code_posterior(codes))
             if autoencoder_weight:
                 log_prob = parts.decode(codes, tuple(patterns.shape[2:])).log_prob(patterns)
                 pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)
