@@ -1,4 +1,4 @@
-"""Evaluation on held-out data: the bound, recall, capacity, basins of attraction, recognition.
+"""Evaluation on held-out data: the bound, recall and its control, capacity, basins of attraction, recognition.
 
 ``batches`` is any iterable of patterns (B, T) + E, for example :class:`~pyro_kanerva.Episodes`; every function iterates
 once. Confidence intervals are over episodes.
@@ -7,12 +7,15 @@ once. Confidence intervals are over episodes.
 from pyro_kanerva.evaluation.baselines import autoencoder, evaluate_baselines, hopfield, nearest_pattern
 from pyro_kanerva.evaluation.bound import evaluate_bound
 from pyro_kanerva.evaluation.capacity import evaluate_basins, evaluate_capacity
+from pyro_kanerva.evaluation.completion import evaluate_completion
+from pyro_kanerva.evaluation.control import ControlMemories, RecallControl, control_memories, evaluate_recall_control
 from pyro_kanerva.evaluation.curve import Curve, interval, join
-from pyro_kanerva.evaluation.recall import RecallError, entry_error, evaluate_completion, evaluate_recall, recall_error
+from pyro_kanerva.evaluation.recall import RecallError, entry_error, evaluate_recall, recall_error
 from pyro_kanerva.evaluation.recognition import ROC, evaluate_recognition, familiarity, roc
 
 __all__ = [
-    "ROC", "Curve", "RecallError", "autoencoder", "entry_error", "evaluate_baselines", "evaluate_basins",
-    "evaluate_bound", "evaluate_capacity", "evaluate_completion", "evaluate_recall", "evaluate_recognition",
-    "familiarity", "hopfield", "interval", "join", "nearest_pattern", "recall_error", "roc",
+    "ROC", "ControlMemories", "Curve", "RecallControl", "RecallError", "autoencoder", "control_memories", "entry_error",
+    "evaluate_baselines", "evaluate_basins", "evaluate_bound", "evaluate_capacity", "evaluate_completion",
+    "evaluate_recall", "evaluate_recall_control", "evaluate_recognition", "familiarity", "hopfield", "interval", "join",
+    "nearest_pattern", "recall_error", "roc",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from pyro_kanerva.channels import Channel, Damage, Flip
 from pyro_kanerva.datasets import Episodes
+from pyro_kanerva.evaluation.control import empty_memory, memory_gain, roll
 from pyro_kanerva.evaluation.curve import Curve, interval, join
-from pyro_kanerva.evaluation.recall import cue_generator, each_batch, evaluate_recall
+from pyro_kanerva.evaluation.recall import RecallError, cue_generator, each_batch, recall_errors
 from pyro_kanerva.machine import KanervaMachine
 
 
@@ -22,26 +23,47 @@ def evaluate_capacity(
     num_episodes: int = 4,
     seed: int = 0,
 ) -> dict[str, Curve]:
-    """Recall and bound as functions of the number T of patterns in one memory.
+    """Recall, its control, and the bound as functions of the number T of patterns in one memory.
+
+    "memory gain" is the mean error with the empty memory over that with the right one. Its interval is that of a ratio
+    of means: the standard error of ``(empty - gain * right) / mean(right)`` over episodes.
 
     :param images: as for :class:`Episodes`.
     :param lengths: values of T, at most the number of images. T may exceed the length of the training episodes.
     :param num_episodes: the number of episodes per T, at most as many as the images fill.
-    :return: the curves "recall", the error after 10 steps, and "negative bound" and "negative conditional bound", in
-        nats per pattern.
+    :return: the curves "recall", "recall, other memory" and "recall, empty memory", the errors after 10 steps;
+        "memory gain"; and "negative bound" and "negative conditional bound", in nats per pattern. The curve of the
+        other memory has no point where the images fill a single episode.
     """
-    points: dict[str, list[Curve]] = {"recall": [], "negative bound": [], "negative conditional bound": []}
+    names = ("recall", "recall, other memory", "recall, empty memory", "memory gain")
+    points: dict[str, list[Curve]] = {name: [] for name in (*names, "negative bound", "negative conditional bound")}
     for length in lengths:
         episodes = Episodes(images, length, min(num_episodes, len(images) // length), seed=seed)
         patterns = episodes[0].to(machine.log_code_scale)
-        error = evaluate_recall(machine, [patterns], damage, channel=channel, seed=seed)
+        memory = machine.write(patterns)
+        memories = {"recall": memory, "recall, empty memory": empty_memory(memory)}
+        if len(patterns) > 1:
+            memories["recall, other memory"] = roll(memory)
+        found = recall_errors([(patterns, list(memories.values()))], damage, channel, seed=seed)
+        errors = dict(zip(memories, found, strict=True))
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             bound = machine.bound(patterns)
-        results = (error.errors[:, -1], -bound.bound, -bound.conditional_bound)  # each (episodes,)
-        for curve, values in zip(points.values(), results, strict=True):
-            curve.append(interval([length], values.unsqueeze(-1)))
+        values = {name: error.errors[:, -1] for name, error in errors.items()}  # each (episodes,)
+        values |= {"negative bound": -bound.bound, "negative conditional bound": -bound.conditional_bound}
+        for name, value in values.items():
+            points[name].append(interval([length], value.unsqueeze(-1)))
+        points["memory gain"].append(_gain_point(length, errors["recall"], errors["recall, empty memory"]))
     return {name: join(curve) for name, curve in points.items()}
+
+
+def _gain_point(length: int, right: RecallError, empty: RecallError) -> Curve:
+    gain = memory_gain(right, empty)
+    with_memory, without = right.errors[:, -1], empty.errors[:, -1]
+    if not with_memory.any():
+        return Curve([float(length)], [gain], [gain], [gain])
+    # An episode without an error has no finite ratio of its own, but its part in the ratio of means is finite.
+    return interval([length], (gain + (without - gain * with_memory) / with_memory.mean()).unsqueeze(-1))
 
 
 def evaluate_basins(

@@ -1,6 +1,6 @@
-"""Recall error on held-out data, for damaged cues and for cues with hidden entries."""
+"""Recall error on held-out data, for damaged cues."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,8 @@ from pyro_kanerva.channels import Channel, Damage
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation.curve import Curve, interval
 from pyro_kanerva.machine import KanervaMachine
-from pyro_kanerva.retrieval import Retrieval
+from pyro_kanerva.memory import Memory
+from pyro_kanerva.retrieval import Energy, Retrieval
 
 
 class RecallError(NamedTuple):
@@ -41,15 +42,22 @@ class RecallError(NamedTuple):
         return interval(range(self.errors.shape[1]), self.errors)
 
 
-def entry_error(recalled: Tensor, patterns: Tensor) -> Tensor:
-    """The share of wrong entries of each episode, (..., B), for ``recalled`` (..., B, Q) + E."""
-    wrong = (recalled != patterns).double()
-    return wrong.flatten(wrong.dim() - patterns.dim() + 1).mean(-1)  # over Q and E
+def entry_error(recalled: Tensor, patterns: Tensor, entries: Tensor | None = None) -> Tensor:
+    """The share of wrong entries of each episode, (..., B), for ``recalled`` (..., B, Q) + E.
+
+    :param entries: bool, broadcastable to E: only these entries count. By default all do.
+    """
+    wrong = recalled != patterns
+    first = wrong.dim() - patterns.dim() + 1  # the dimension of Q
+    if entries is not None:
+        wrong = wrong[..., entries.expand(patterns.shape[2:])]
+    return wrong.double().flatten(first).mean(-1)
 
 
-def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
+def recall_error(patterns: Tensor, retrieval: Retrieval, entries: Tensor | None = None) -> RecallError:
     """The errors of a query whose cues are damaged copies of ``patterns`` (B, Q) + E.
 
+    :param entries: as for :func:`entry_error`.
     :raises ValueError: if the shape of ``patterns`` is not that of the cues.
     """
     if patterns.shape != retrieval.patterns.shape[1:]:
@@ -61,7 +69,7 @@ def recall_error(patterns: Tensor, retrieval: Retrieval) -> RecallError:
     changed = (retrieval.patterns[1:] != retrieval.patterns[:-1]).flatten(3).any(-1)  # (S, B, Q)
     steps = torch.arange(1, len(changed) + 1, device=changed.device).view(-1, 1, 1)
     last = (changed * steps).amax(0) if len(changed) else changed.new_zeros(changed.shape[1:])
-    return RecallError(entry_error(retrieval.patterns, patterns).mT, never_rose, last.double().mean(-1))
+    return RecallError(entry_error(retrieval.patterns, patterns, entries).mT, never_rose, last.double().mean(-1))
 
 
 def evaluate_recall(
@@ -72,41 +80,50 @@ def evaluate_recall(
     channel: Channel | None,
     num_steps: int = 10,
     seed: int = 0,
+    energy: Energy | None = None,
+    entries: Tensor | None = None,
 ) -> RecallError:
     """Write each episode, and query it with damaged copies of its patterns.
 
+    A decoder knows what patterns look like, and may restore a cue without any memory.
+    :func:`~pyro_kanerva.evaluation.evaluate_recall_control` tells the two apart.
+
     :param damage: makes the cues, with random numbers from ``seed``.
     :param channel: the channel of the query; ``None`` for the paper's dynamics.
+    :param energy: the energy of the query, as for :meth:`Memory.query`.
+    :param entries: bool, broadcastable to E: only these entries count. By default all do.
     :raises ValueError: if there are no batches, or the patterns do not fit the machine.
     """
+    written = ((x, [machine.write(x)]) for x in each_batch(machine, batches, "evaluate_recall()"))
+    (error,) = recall_errors(written, damage, channel, num_steps, seed, energy, entries)
+    return error
+
+
+def recall_errors(
+    batches: Iterable[tuple[Tensor, Sequence[Memory]]],
+    damage: Damage,
+    channel: Channel | None,
+    num_steps: int = 10,
+    seed: int = 0,
+    energy: Energy | None = None,
+    entries: Tensor | None = None,
+) -> list[RecallError]:
+    """The errors over all batches, one result for each memory of a batch; the arguments are :func:`evaluate_recall`'s.
+
+    :param batches: patterns (B, Q) + E, and the memories that are queried. These all get the same cues.
+    """
     parts = []
-    for index, patterns in enumerate(each_batch(machine, batches, "evaluate_recall()")):
+    for index, (patterns, memories) in enumerate(batches):
         cues = damage(patterns, cue_generator(patterns, seed, index))
-        parts.append(recall_error(patterns, machine.write(patterns).query(cues, num_steps=num_steps, channel=channel)))
+        retrievals = (memory.query(cues, num_steps=num_steps, channel=channel, energy=energy) for memory in memories)
+        parts.append([recall_error(patterns, retrieval, entries) for retrieval in retrievals])
+    return [_join(errors) for errors in zip(*parts, strict=True)]
+
+
+def _join(parts: Sequence[RecallError]) -> RecallError:
     errors = torch.cat([part.errors for part in parts])
     never_rose = sum(part.never_rose * len(part.errors) for part in parts) / len(errors)
     return RecallError(errors, never_rose, torch.cat([part.num_steps for part in parts]))
-
-
-def evaluate_completion(
-    machine: KanervaMachine, batches: Iterable[Tensor], occlusion: Channel, hidden: Tensor, *, num_samples: int = 40
-) -> dict[str, float]:
-    """Errors on ``hidden`` entries (bool, of shape E) of patterns whose other entries are visible.
-
-    The keys are "blank", all hidden entries 0; "query", :meth:`Memory.query`; and "mean of the chain", the posterior
-    mean from :meth:`Memory.sample`, which draws a new memory in every sweep.
-
-    :param occlusion: the :class:`Occlusion` that hides these entries.
-    """
-    errors: dict[str, list[Tensor]] = {"blank": [], "query": [], "mean of the chain": []}
-    for patterns in each_batch(machine, batches, "evaluate_completion()"):
-        memory, cues = machine.write(patterns), torch.where(hidden, 0.0, patterns)
-        draws = memory.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
-        mean = (draws.mean(0) > 0.5).to(cues.dtype)  # rounded to ink or no ink
-        recalled = (cues, memory.query(cues, channel=occlusion).patterns[-1], mean)
-        for values, pattern in zip(errors.values(), recalled, strict=True):
-            values.append((pattern != patterns)[..., hidden.expand(patterns.shape[2:])].double().mean((1, 2)))
-    return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
 
 def cue_generator(patterns: Tensor, seed: int, index: int) -> torch.Generator:

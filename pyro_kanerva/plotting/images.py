@@ -32,10 +32,11 @@ def mosaic(rows: Sequence[Sequence[NDArray[Any]]], gap: int) -> NDArray[Any]:
     return canvas
 
 
-def strips(rows: Sequence[Sequence[NDArray[Any]]], labels: Sequence[str], ax: Axes | None) -> Axes:
-    """Labeled rows of color tiles (height, width, 3)."""
+def strips(rows: Sequence[Sequence[NDArray[Any]]], labels: Sequence[str], ax: Axes | None, below: float = 0.0) -> Axes:
+    """Labeled rows of color tiles (height, width, 3), and ``below`` them as many inches for a legend."""
     height, width, _ = rows[0][0].shape
-    ax = new_axes(ax, (0.9 * len(rows[0]) + 0.8, 0.9 * len(rows) * height / width))
+    margin = 0.3 + 0.09 * max(map(len, labels))  # inches: room for the labels
+    ax = new_axes(ax, (0.9 * len(rows[0]) + margin, 0.9 * len(rows) * height / width + below))
     ax.imshow(mosaic(rows, _GAP), interpolation="nearest")
     ax.set_yticks([i * (height + _GAP) + height / 2 for i in range(len(rows))], labels)
     ax.set_xticks([])

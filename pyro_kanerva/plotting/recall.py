@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from pyro_kanerva.memory import Draws
 from pyro_kanerva.plotting.images import as_picture, strips
 from pyro_kanerva.plotting.style import Axes
 from pyro_kanerva.retrieval import Retrieval
+
+_WRONG_INK, _MISSING_INK, _HIDDEN = (0.84, 0.37, 0.0), (1.0, 0.75, 0.5), (0.55, 0.55, 0.55)
 
 
 def recall_strips(
@@ -36,16 +38,70 @@ def recall_strips(
     num_cues = min(num_cues, stored.shape[1])
     rows = [retrieval.patterns[step, 0, :num_cues] for step in steps] + [stored[0, :num_cues]]
     labels = [f"step {step}" if step else "cue" for step in steps] + ["stored"]
-    too_much, missing = np.array([0.84, 0.37, 0.0]), np.array([1.0, 0.75, 0.5])
+    return strips([[_marked(*pair) for pair in zip(row, rows[-1], strict=True)] for row in rows], labels, ax)
 
-    def tile(pattern: Tensor, stored: Tensor) -> NDArray[Any]:
-        image, target = (as_picture(pattern).cpu().numpy() for pattern in (pattern, stored))
-        colored = np.repeat(0.93 * (1 - image)[..., None], 3, -1)  # ink black on light grey
-        colored[image > target] = too_much
-        colored[image < target] = missing
-        return colored
 
-    return strips([[tile(*pair) for pair in zip(row, rows[-1], strict=True)] for row in rows], labels, ax)
+def recall_comparison(
+    patterns: Tensor,
+    cues: Tensor,
+    recalled: Mapping[str, Tensor],
+    *,
+    hidden: Tensor | None = None,
+    num_cues: int = 8,
+    ax: Axes | None = None,
+) -> Axes:
+    """What several memories recall from the same cues: a column for every cue of the first memory.
+
+    The rows are the stored patterns, the cues, and what is recalled, a row for each entry of ``recalled``. Wrong
+    entries of what is recalled are orange: dark for ink that should not be there, pale for missing ink.
+
+    :param patterns: the stored patterns (B, Q) + E.
+    :param cues: their damaged copies (B, Q) + E.
+    :param recalled: for each label of a row, patterns (B, Q) + E, such as ``retrieval.patterns[-1]``.
+    :param hidden: bool, broadcastable to E: entries that the cues do not show, gray in their row.
+    :raises ValueError: if ``recalled`` is empty, or shapes differ.
+    """
+    if not recalled:
+        raise ValueError("recall_comparison(): recalled is empty; expected at least one label and its patterns.")
+    for name, tensor in {"cues": cues, **{f"recalled[{label!r}]": x for label, x in recalled.items()}}.items():
+        if tensor.shape != patterns.shape:
+            raise ValueError(
+                f"recall_comparison(): {name} has shape {tuple(tensor.shape)}; expected that of the stored patterns, "
+                f"{tuple(patterns.shape)}. Pass the recalled patterns of one step, such as retrieval.patterns[-1]."
+            )
+    from matplotlib.patches import Patch
+
+    stored = patterns[0, :num_cues]
+    cue_tiles = [_ink(cue) for cue in cues[0, :num_cues]]
+    legend = {"wrong ink": _WRONG_INK, "missing ink": _MISSING_INK}
+    if hidden is not None:
+        mask = as_picture(hidden.expand(patterns.shape[2:])).cpu().numpy()
+        for tile in cue_tiles:
+            tile[mask] = _HIDDEN
+        legend["hidden"] = _HIDDEN
+    rows = [[_ink(pattern) for pattern in stored], cue_tiles]
+    for x in recalled.values():
+        rows.append([_marked(*pair) for pair in zip(x[0, :num_cues], stored, strict=True)])
+    ax = strips(rows, ["stored", "cue", *recalled], ax, below=0.3)
+    patches = [Patch(facecolor=color, edgecolor="black", linewidth=0.5, label=name) for name, color in legend.items()]
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(patches)}
+    ax.legend(handles=patches, frameon=False, fontsize="small", **place)
+    return ax
+
+
+def _ink(pattern: Tensor) -> NDArray[Any]:
+    """A color tile (height, width, 3), ink black on light gray."""
+    image = as_picture(pattern).cpu().numpy()
+    return np.repeat(0.93 * (1 - image)[..., None], 3, -1)
+
+
+def _marked(pattern: Tensor, stored: Tensor) -> NDArray[Any]:
+    """The same with the wrong entries in orange."""
+    image, target = (as_picture(x).cpu().numpy() for x in (pattern, stored))
+    colored = _ink(pattern)
+    colored[image > target] = _WRONG_INK
+    colored[image < target] = _MISSING_INK
+    return colored
 
 
 def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ax: Axes | None = None) -> Axes:

@@ -1,10 +1,11 @@
-"""Recall error, of damaged cues and of cues with hidden entries."""
+"""Recall error of damaged cues."""
 
 import pytest
 import torch
 
-from pyro_kanerva import Flip, Occlusion, evaluation
-from pyro_kanerva.evaluation import entry_error, evaluate_completion, evaluate_recall, recall_error
+from pyro_kanerva import Flip, Occlusion, VariationalEnergy, evaluation
+from pyro_kanerva.datasets.episodes import derive_seed
+from pyro_kanerva.evaluation import entry_error, evaluate_recall, recall_error
 
 
 def test_entry_error_of_iterates(patterns):
@@ -12,6 +13,11 @@ def test_entry_error_of_iterates(patterns):
     other[0, 0, 0, 0, :3] = 1 - other[0, 0, 0, 0, :3]
     torch.testing.assert_close(entry_error(other, patterns), torch.tensor([3 / 280, 0, 0], dtype=torch.float64))
     assert entry_error(torch.stack((other, patterns)), patterns).shape == (2, 3)
+    first_row = torch.zeros(1, 5, 7, dtype=torch.bool)
+    first_row[:, 0] = True
+    errors = entry_error(torch.stack((other, patterns)), patterns, first_row)
+    torch.testing.assert_close(errors, torch.tensor([[3 / 56, 0, 0], [0, 0, 0]], dtype=torch.float64))
+    assert not entry_error(other, patterns, torch.arange(7) > 2).any()  # broadcast along the rows
 
 
 def test_recall_error(make_machine, patterns):
@@ -53,34 +59,36 @@ def test_a_query_without_steps(make_machine, patterns):
     assert not error.num_steps.any()
 
 
-def test_completion(make_machine, patterns):
-    hidden = torch.zeros(1, 5, 7, dtype=torch.bool)
-    hidden[..., 4:] = True
-    machine, occlusion = make_machine(), Occlusion(~hidden)
-    torch.manual_seed(1)
-    errors = evaluate_completion(machine, [patterns], occlusion, hidden, num_samples=4)
-    assert set(errors) == {"blank", "query", "mean of the chain"}
-    torch.manual_seed(1)
-    memory, cues = machine.write(patterns), occlusion(patterns)
-    draws = memory.sample(cues, 4, burn_in=20, channel=occlusion, sample_memory=True).patterns
-    query = memory.query(cues, channel=occlusion).patterns[-1]
-    for value, recalled in zip(errors.values(), (cues, query, draws.mean(0) > 0.5), strict=True):
-        wrong = recalled.float() != patterns
-        assert not wrong[..., :4].any()  # visible entries are kept
-        assert value == pytest.approx(wrong[..., 4:].double().mean().item())
+def test_evaluate_recall_passes_the_energy_on(make_machine, patterns):
+    machine, energy = make_machine(), VariationalEnergy(2)
+    generator = torch.Generator().manual_seed(derive_seed(0, 0))
+    cues = Flip(0.2)(patterns, generator)
+    found = evaluate_recall(machine, [patterns], Flip(0.2), channel=Flip(0.2), num_steps=3, energy=energy)
+    expected = machine.write(patterns).query(cues, num_steps=3, channel=Flip(0.2), energy=energy)
+    assert torch.equal(found.errors, recall_error(patterns, expected).errors)
+    point = evaluate_recall(machine, [patterns], Flip(0.2), channel=Flip(0.2), num_steps=3)
+    assert not torch.equal(found.errors, point.errors)
+
+
+def test_evaluate_recall_of_some_entries(make_machine, patterns):
+    """Visible entries of an occluded cue are kept: all errors are of the hidden ones."""
+    machine, hidden = make_machine(), torch.arange(7) > 3
+    occlusion = Occlusion(~hidden)
+    errors = [
+        evaluate_recall(machine, [patterns], occlusion, channel=occlusion, num_steps=2, entries=entries).errors
+        for entries in (hidden, ~hidden, None)
+    ]
+    assert not errors[1].any()
+    assert errors[0].all()
+    torch.testing.assert_close(errors[0], errors[2] * 7 / 3)
 
 
 def test_single_episode(make_machine, patterns):
     """Patterns (T,) + E are one episode."""
-    machine, hidden = make_machine(), torch.arange(7) > 3
+    machine = make_machine()
     recalls = [evaluate_recall(machine, [x], Flip(0.1), channel=None, num_steps=2) for x in (patterns[0], patterns[:1])]
     assert torch.equal(recalls[0].errors, recalls[1].errors)
     assert recalls[0].errors.shape == (1, 3)
-    completions = []
-    for x in (patterns[0], patterns[:1]):
-        torch.manual_seed(1)
-        completions.append(evaluate_completion(machine, [x], Occlusion(~hidden), hidden, num_samples=2))
-    assert completions[0] == completions[1]
 
 
 def test_errors(make_machine, patterns):
@@ -95,13 +103,15 @@ def test_errors(make_machine, patterns):
 @pytest.mark.parametrize(
     "evaluate",
     [
-        lambda m: evaluate_completion(m, [], Occlusion(torch.tensor([False])), torch.tensor([True])),
+        lambda m: evaluation.evaluate_completion(m, [], Occlusion(torch.tensor([False])), torch.tensor([True])),
+        lambda m: evaluation.evaluate_recall_control(m, [], Flip(0.1), channel=None),
+        lambda m: evaluation.control_memories(m, []),
         lambda m: evaluation.evaluate_baselines(m, [], Flip(0.1), 0.1),
         lambda m: evaluation.evaluate_basins(m, [], [0.1]),
     ],
 )
 def test_no_batches(make_machine, evaluate):
-    with pytest.raises(ValueError, match=r"evaluate_\w+\(\): batches is empty; expected at least one batch"):
+    with pytest.raises(ValueError, match=r"\w+\(\): batches is empty; expected at least one batch"):
         evaluate(make_machine())
 
 
@@ -109,6 +119,7 @@ def test_errors_name_the_evaluation(make_machine, patterns):
     for change, message in ((lambda x: 0.3 * x, "entries other than 0 and 1"), (lambda x: x[:, :0], "an empty batch")):
         for evaluate in (
             lambda m, x: evaluate_recall(m, [x], Flip(0.1), channel=None),
+            lambda m, x: evaluation.evaluate_recall_control(m, [x], Flip(0.1), channel=None),
             lambda m, x: evaluation.evaluate_baselines(m, [x], Flip(0.1), 0.1),
             lambda m, x: evaluation.evaluate_basins(m, [x], [0.1]),
             lambda m, x: evaluation.evaluate_recognition(m, [x]),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import tick_labels
+from helpers import legend_labels, tick_labels
 
 from pyro_kanerva import Draws, plotting
 
@@ -17,6 +17,59 @@ def test_recall_strips(retrieval, patterns, new_ax):
     wrong = (retrieval.patterns[0, 0, 0, 0] != patterns[0, 0, 0]).numpy()
     assert ((shown[..., 0] != shown[..., 2]) == wrong).all()  # colored where wrong, grey elsewhere
     assert plotting.recall_strips(retrieval, patterns, steps=[5], ax=new_ax) is new_ax
+
+
+def test_recall_comparison(patterns, new_ax):
+    cues, wrong = 1 - patterns, patterns.clone()
+    wrong[0, 0, 0, 0] = 1  # too much ink in the first line of the first pattern
+    wrong[0, 0, 0, 1] = 0  # too little in the second
+    recalled = {"right memory": patterns, "empty memory": wrong}
+    ax = plotting.recall_comparison(patterns, cues, recalled, num_cues=3, ax=new_ax)
+    assert ax is new_ax
+    assert tick_labels(ax.yaxis) == ["stored", "cue", "right memory", "empty memory"]
+    assert legend_labels(ax) == ["wrong ink", "missing ink"]
+    canvas = np.asarray(ax.get_images()[0].get_array())
+    assert canvas.shape == (4 * 8 - 3, 3 * 10 - 3, 3)
+    stored, cue, right, empty = (canvas[8 * row : 8 * row + 5, :7] for row in range(4))
+    target = patterns[0, 0, 0].numpy()
+    gray = 0.93 * (1 - target)
+    for channel in range(3):  # no color in these rows, not even for the cues, which are all wrong
+        assert stored[..., channel] == pytest.approx(gray)
+        assert cue[..., channel] == pytest.approx(0.93 - gray)
+        assert right[..., channel] == pytest.approx(gray)
+    colored = empty[..., 0] != empty[..., 2]
+    assert (colored == (wrong[0, 0, 0] != patterns[0, 0, 0]).numpy()).all()
+    dark, pale = empty[0][colored[0]], empty[1][colored[1]]
+    assert dark.sum(-1).max() < pale.sum(-1).min() - 0.5  # told apart without color
+    canvas = np.asarray(plotting.recall_comparison(patterns, cues, {"memory": patterns}).get_images()[0].get_array())
+    assert canvas.shape == (3 * 8 - 3, 8 * 10 - 3, 3)
+
+
+def test_recall_comparison_of_hidden_entries(patterns):
+    hidden = torch.arange(7) > 3
+    cues = torch.where(hidden, 0.0, patterns)
+    ax = plotting.recall_comparison(patterns, cues, {"memory": patterns}, hidden=hidden)
+    assert legend_labels(ax) == ["wrong ink", "missing ink", "hidden"]
+    canvas = np.asarray(ax.get_images()[0].get_array())
+    gray = canvas[8:13, 4:7]
+    assert (gray == gray[0, 0]).all()
+    assert (gray > 0.3).all()  # neither ink nor background
+    assert (gray < 0.7).all()
+    assert set(np.unique(canvas[8:13, :4].round(6))) == {0.0, 0.93}
+    assert set(np.unique(canvas[16:21, :7].round(6))) == {0.0, 0.93}  # only the cues hide
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: (x, x, {}), "recalled is empty; expected at least one label"),
+        (lambda x: (x, x[:1], {"memory": x}), r"cues has shape \(1, 8, 1, 5, 7\); expected that of the stored"),
+        (lambda x: (x, x, {"memory": x[None]}), r"recalled\['memory'\] has shape \(1, 3, 8, 1, 5, 7\); expected"),
+    ],
+)
+def test_recall_comparison_of_other_shapes(patterns, change, message):
+    with pytest.raises(ValueError, match=rf"recall_comparison\(\): {message}"):
+        plotting.recall_comparison(*change(patterns))
 
 
 def test_uncertainty(patterns, new_ax):
