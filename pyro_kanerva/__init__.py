@@ -12,7 +12,7 @@ from pyro_kanerva.likelihoods import (
 from pyro_kanerva.machine import GaussianCode, KanervaMachine, kanerva_2018
 from pyro_kanerva.memory import Draws, Memory, StreamRecord, WriteRecord, retrieval_model
 from pyro_kanerva.model import Bound
-from pyro_kanerva.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from pyro_kanerva.networks import ConvDecoder, ConvEncoder, LinearEncoder, MLPDecoder, MLPEncoder, ShortcutDecoder
 from pyro_kanerva.priors import (
     CategoricalAddress,
     GaussianAddress,
@@ -22,17 +22,20 @@ from pyro_kanerva.priors import (
     LaplaceAddress,
     LaplaceMemory,
     LowRankMemory,
+    MixtureAddress,
     SimplexAddress,
     StudentTAddress,
     StudentTMemory,
     Surrogate,
 )
-from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, ScalarReader, SlotReader
+from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, MixtureReader, ScalarReader, SlotReader
 from pyro_kanerva.retrieval import PointEnergy, Retrieval, VariationalEnergy
 from pyro_kanerva.training import FitResult, fit
+from pyro_kanerva.weights import pretrained, pretrained_card
 from pyro_kanerva.writers import (
     AmortizedWriter,
     FrameWriter,
+    MixtureWriter,
     OnlineWriter,
     PseudoInverseWriter,
     ReadingWriter,
@@ -47,9 +50,10 @@ __all__ = [
     "Channel", "ConvDecoder", "ConvEncoder", "DiscretizedLogisticLikelihood", "Draws", "Episodes", "ExactReader",
     "FitResult", "Flip", "FrameWriter", "GaussianAddress", "GaussianCode", "GaussianMemory", "GaussianNoise",
     "HierarchicalMemory", "HorseshoeAddress", "Images", "KanervaMachine", "LaplaceAddress", "LaplaceMemory",
-    "LaplaceReader", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal", "Memory", "NormalLikelihood",
-    "Occlusion", "OnlineWriter", "PointEnergy", "PseudoInverseWriter", "ReadingWriter", "Replace", "Retrieval",
-    "SaltAndPepper", "ScalarReader", "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord", "StudentTAddress",
-    "StudentTMemory", "Surrogate", "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord", "WriteResult",
-    "binarize", "fit", "glyphs", "kanerva_2018", "load_images", "retrieval_model",
+    "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal", "Memory",
+    "MixtureAddress", "MixtureReader", "MixtureWriter", "NormalLikelihood", "Occlusion", "OnlineWriter", "PointEnergy",
+    "PseudoInverseWriter", "ReadingWriter", "Replace", "Retrieval", "SaltAndPepper", "ScalarReader", "ShortcutDecoder",
+    "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord", "StudentTAddress", "StudentTMemory", "Surrogate",
+    "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord", "WriteResult", "binarize", "fit", "glyphs",
+    "kanerva_2018", "load_images", "pretrained", "pretrained_card", "retrieval_model",
 ]  # fmt: skip

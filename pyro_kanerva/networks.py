@@ -66,6 +66,36 @@ class MLPDecoder(nn.Sequential):
         _initialize(self)
 
 
+class LinearEncoder(nn.Sequential):
+    """Patterns (N,) + E -> codes (N, C), by one linear map.
+
+    :raises ValueError: if a size is not positive.
+    """
+
+    def __init__(self, event_shape: Sequence[int], code_size: int) -> None:
+        self.event_shape = _check_shape("LinearEncoder", event_shape, code_size)
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(self.event_shape), code_size))
+        _initialize(self)
+
+
+class ShortcutDecoder(nn.Module):
+    """Codes (N, C) -> likelihood parameters (N,) + E: the sum of a linear map and of :class:`MLPDecoder`.
+
+    :raises ValueError: if a size is not positive.
+    """
+
+    def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 512) -> None:
+        shape = _check_shape("ShortcutDecoder", event_shape, code_size)
+        super().__init__()
+        self.layers = MLPDecoder(code_size, shape, width)
+        self.shortcut = nn.Linear(code_size, math.prod(shape), bias=False)
+        _initialize(self)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        output = self.layers(codes)
+        return output + self.shortcut(codes).view_as(output)
+
+
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from pyro_kanerva.conjugate.exact_address_posterior import (
     address_posterior,
     address_precision,
     code_information,
+    mixture_address_posterior,
 )
 from pyro_kanerva.conjugate.factorization import cholesky, inverse_positive, precision_to_scale_tril
 from pyro_kanerva.conjugate.natural_parameters import NaturalParameters, add_statistics, statistics
@@ -23,6 +24,6 @@ from pyro_kanerva.conjugate.sequence import write_sequence
 
 __all__ = [
     "AddressPosterior", "NaturalParameters", "add_statistics", "address_mean", "address_posterior", "address_precision",
-    "block_update", "cholesky", "code_information", "coordinate_ascent_sweep", "inverse_positive", "online_update",
-    "precision_to_scale_tril", "statistics", "write_sequence",
+    "block_update", "cholesky", "code_information", "coordinate_ascent_sweep", "inverse_positive",
+    "mixture_address_posterior", "online_update", "precision_to_scale_tril", "statistics", "write_sequence",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_kanerva._checks import check_positive
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
+from pyro_kanerva.distributions import GaussianMixture
 
 ADDRESS_PRECISION = "the address precision"  # its name in errors
 
@@ -91,6 +92,41 @@ def address_posterior(
     if prior_loc is not None:
         precision_loc = precision_loc + prior_precision @ prior_loc
     return AddressPosterior(precision_loc @ scale_tril @ scale_tril.mT, scale_tril)
+
+
+@full_precision
+def mixture_address_posterior(
+    codes: Tensor,
+    memory_loc: Tensor,
+    noise_scale: Tensor | float,
+    prior: GaussianMixture,
+    *,
+    row_covariance: Tensor | None = None,
+) -> GaussianMixture:
+    r"""Exact posterior of the addresses of ``codes`` under a mixture prior: attention over its components.
+
+    For a prior ``p(w) = sum_k pi_k Normal(m_k, P^-1)`` and ``I = (R R^T + C U) / sigma^2``::
+
+        A = P + I        q(w_t) = sum_k r_tk Normal(A^-1 (P m_k + R z_t / sigma^2), A^-1)
+        r_tk is proportional to pi_k Normal(z_t; R^T m_k, sigma^2 I + R^T P^-1 R)                    where U = 0
+
+    Arguments as for :func:`address_posterior`.
+
+    :param prior: of batch shape () and event shape (K,).
+    :return: batch shape ``(..., T)``, event shape ``(K,)``.
+    :raises ValueError: if the precision ``A`` cannot be factorized.
+    """
+    variance = variance_of(noise_scale, codes)
+    prior_precision = torch.cholesky_inverse(prior.scale_tril)
+    information = code_information(memory_loc, variance, row_covariance)
+    scale_tril = precision_to_scale_tril(address_precision(information, prior_precision), ADDRESS_PRECISION)
+    projected = codes @ memory_loc.mT / variance  # R z / sigma^2, (..., T, K)
+    means = prior.component_means  # (J, K)
+    offsets = means @ prior_precision @ scale_tril @ scale_tril.mT  # A^-1 P m_k, (..., J, K)
+    # log r_tk = log pi_k + (A^-1 P m_k)^T (R z / sigma^2 - I m_k / 2), up to a term that all components share
+    fit = (offsets * (means @ information)).sum(-1)
+    logits = prior.logits + projected @ offsets.mT - 0.5 * fit.unsqueeze(-2)
+    return GaussianMixture(projected @ scale_tril @ scale_tril.mT, offsets, logits, scale_tril, validate_args=False)
 
 
 @full_precision

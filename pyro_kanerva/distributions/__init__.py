@@ -1,5 +1,6 @@
 """Distributions that Pyro and torch do not provide."""
 
+from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
 from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
 from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
@@ -8,6 +9,7 @@ from pyro_kanerva.distributions.shared_covariance import SharedCovarianceNormal
 __all__ = [
     "AdditiveLogistic",
     "DiscretizedLogistic",
+    "GaussianMixture",
     "HorseshoeLike",
     "MatrixNormal",
     "SharedCovarianceNormal",

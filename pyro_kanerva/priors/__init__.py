@@ -5,6 +5,7 @@ from pyro_kanerva.priors.address import (
     GaussianAddress,
     HorseshoeAddress,
     LaplaceAddress,
+    MixtureAddress,
     SimplexAddress,
     StudentTAddress,
 )
@@ -15,7 +16,7 @@ from pyro_kanerva.priors.moment_matching import exact_gaussian_or_none, moment_m
 
 __all__ = [
     "CategoricalAddress", "Coordinates", "GaussianAddress", "GaussianMemory", "HierarchicalMemory", "HorseshoeAddress",
-    "LaplaceAddress", "LaplaceMemory", "LowRankMemory", "Prior", "SimplexAddress", "StudentTAddress", "StudentTMemory",
-    "Surrogate", "as_distribution", "exact_gaussian_or_none", "has_real_support", "moment_matched_address",
-    "moment_matched_memory", "point_address", "real_coordinates", "support_of",
+    "LaplaceAddress", "LaplaceMemory", "LowRankMemory", "MixtureAddress", "Prior", "SimplexAddress", "StudentTAddress",
+    "StudentTMemory", "Surrogate", "as_distribution", "exact_gaussian_or_none", "has_real_support",
+    "moment_matched_address", "moment_matched_memory", "point_address", "real_coordinates", "support_of",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least, check_positive
-from pyro_kanerva.distributions import AdditiveLogistic, HorseshoeLike
+from pyro_kanerva.distributions import AdditiveLogistic, GaussianMixture, HorseshoeLike
 
 
 class GaussianAddress(nn.Module):
@@ -115,6 +115,36 @@ class SimplexAddress(nn.Module):
         loc = torch.zeros_like(self.scale_tril[0])
         base = dist.MultivariateNormal(loc, scale_tril=self.scale_tril, validate_args=False)
         return dist.TransformedDistribution(base, [AdditiveLogistic()], validate_args=False)
+
+
+class MixtureAddress(nn.Module):
+    """A Gaussian around each slot: "one of these", where a slot can hold more than one pattern.
+
+    ::
+
+        p(w) = 1/K sum_k Normal(e_k, scale^2 I)
+
+    A small ``scale`` gives :class:`CategoricalAddress`, one pattern per slot; with a large one the components melt into
+    the single Gaussian of the paper. The posterior of an address is a mixture too: attention over the slots.
+
+    :param scale: tau, the standard deviation around a slot.
+    :raises ValueError: if ``num_slots`` or ``scale`` is not positive.
+    """
+
+    slots: Tensor
+    scale_tril: Tensor
+
+    def __init__(self, num_slots: int, scale: float = 0.01) -> None:
+        super().__init__()
+        check_at_least("MixtureAddress", 1, num_slots=num_slots)
+        check_positive("MixtureAddress", scale=scale)
+        self.register_buffer("slots", torch.eye(num_slots), persistent=False)  # e_1 ... e_K
+        self.register_buffer("scale_tril", scale * torch.eye(num_slots), persistent=False)
+
+    def forward(self) -> GaussianMixture:
+        """``GaussianMixture`` of batch shape () and event shape (K,)."""
+        zero = torch.zeros_like(self.slots[0])
+        return GaussianMixture(zero, self.slots, zero, self.scale_tril, validate_args=False)
 
 
 class CategoricalAddress(nn.Module):

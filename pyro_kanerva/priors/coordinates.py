@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, biject_to, constraints
 
 from pyro_kanerva.conjugate import address_precision, code_information, precision_to_scale_tril
-from pyro_kanerva.distributions import AdditiveLogistic
+from pyro_kanerva.distributions import AdditiveLogistic, GaussianMixture
 from pyro_kanerva.priors.base import has_real_support, support_of
 from pyro_kanerva.priors.moment_matching import exact_gaussian_or_none, finite_moment
 
@@ -29,6 +29,8 @@ class Coordinates(NamedTuple):
         """Coordinates (n,) near the mean of the prior, with the dtype and device of ``like``."""
         if self.base is not None:
             return self.base.loc
+        if isinstance(self.prior, GaussianMixture):
+            return self.prior.mean
         zero = like.new_zeros(self.size)
         mean = finite_moment(self.entry, "mean") if self.transform is None else None
         return (zero if mean is None else mean.expand_as(zero)) + 0.1  # at the mean itself there may be a kink or spike
@@ -37,6 +39,8 @@ class Coordinates(NamedTuple):
         """The prior precision of u, (n, n), or the identity if there is no closed form."""
         if self.base is not None:
             return self.base.precision_matrix
+        if isinstance(self.prior, GaussianMixture):
+            return torch.cholesky_inverse(self.prior.scale_tril)  # of every component
         one = like.new_ones(self.size)
         variance = finite_moment(self.entry, "variance") if self.transform is None else None
         return (one if variance is None else variance.reciprocal().expand_as(one)).diag_embed()
@@ -115,7 +119,9 @@ def real_coordinates(prior: dist.TorchDistribution) -> Coordinates:
 
 
 def point_address(q: dist.TorchDistribution) -> Tensor:
-    """One address (..., K) for q(w): the mean; for a transformed distribution, the transformed mean of the base."""
+    """One address (..., K) for q(w): the mean; the transformed mean of the base; the heaviest component's mean."""
+    if isinstance(q, GaussianMixture):
+        return q.heaviest_mean
     if isinstance(q, torch.distributions.TransformedDistribution):
         value = q.base_dist.mean
         for transform in q.transforms:

@@ -2,7 +2,10 @@
 
 from pyro_kanerva.readers.amortized import AmortizedReader, apply_network
 from pyro_kanerva.readers.base import Reader
-from pyro_kanerva.readers.exact import ExactReader, ScalarReader, SlotReader
+from pyro_kanerva.readers.exact import ExactReader, MixtureReader, ScalarReader, SlotReader
 from pyro_kanerva.readers.laplace import LaplaceReader
 
-__all__ = ["AmortizedReader", "ExactReader", "LaplaceReader", "Reader", "ScalarReader", "SlotReader", "apply_network"]
+__all__ = [
+    "AmortizedReader", "ExactReader", "LaplaceReader", "MixtureReader", "Reader", "ScalarReader", "SlotReader",
+    "apply_network",
+]  # fmt: skip

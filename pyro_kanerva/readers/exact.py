@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_positive
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.conjugate import address_posterior
-from pyro_kanerva.distributions import SharedCovarianceNormal
+from pyro_kanerva.conjugate import address_posterior, mixture_address_posterior
+from pyro_kanerva.distributions import GaussianMixture, SharedCovarianceNormal
 from pyro_kanerva.priors import moment_matched_address
 
 
@@ -50,6 +50,24 @@ class ScalarReader(nn.Module):
         prior_loc, prior_precision = moment_matched_address(address_prior)
         loc = address_posterior(codes, matrix, code_scale, prior_loc=prior_loc, prior_precision=prior_precision).loc
         return dist.Normal(loc, self.log_scale.exp(), validate_args=False).to_event(1)
+
+
+class MixtureReader(nn.Module):
+    """The exact posterior under a mixture prior, see :func:`pyro_kanerva.conjugate.mixture_address_posterior`."""
+
+    def forward(
+        self, codes: Tensor, matrix: Tensor, address_prior: dist.TorchDistribution, code_scale: Tensor
+    ) -> GaussianMixture:
+        """``GaussianMixture`` of batch shape (..., T) and event shape (K,).
+
+        :raises ValueError: if the prior is not a ``GaussianMixture``.
+        """
+        if not isinstance(address_prior, GaussianMixture):
+            raise ValueError(
+                f"MixtureReader: the address prior is {type(address_prior).__name__}; expected a GaussianMixture, as "
+                "MixtureAddress(num_slots) returns."
+            )
+        return mixture_address_posterior(codes, matrix, code_scale, address_prior)
 
 
 class SlotReader(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off, full_precision
 from pyro_kanerva.channels import Channel, resolve
+from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.distributions.divergence import divergence
 from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
 from pyro_kanerva.model import Parts
@@ -150,6 +151,25 @@ class QueryEnergy:
     def nearest_point(self, address: Tensor) -> Tensor:
         """The point (..., n) of the legal address next to the reader's ``address`` (..., K)."""
         return self.coordinates.inverse(address)
+
+    @torch.no_grad()
+    def best_component(self, pattern: Tensor) -> Tensor | None:
+        """Where the prior is a mixture: for each cue the mean of the component that explains it best, (B, Q, n).
+
+        Every component is decoded once for a memory, not once for a cue. ``pattern`` is as in :meth:`evaluate`.
+        """
+        if not isinstance(self.prior, GaussianMixture):
+            return None
+        means = self.prior.component_means  # (J, K)
+        outputs = self.parts.decoder_output(self.parts.code(means, self.matrix))  # (B, J) + its shape
+        shape, values = (1, *self.cues.shape), pattern if self.channel is None else self.cues
+        scores = []
+        for index in range(len(means)):
+            output = outputs[:, index].unsqueeze(1).expand(*shape[1:3], *outputs.shape[2:])
+            prediction = self.parts.likelihood_of(output.unsqueeze(0), shape)
+            log_evidence = cue_log_evidence(values, prediction, self._known_channel(prediction), self.observed)
+            scores.append(log_evidence.squeeze(0) + self.prior.log_prob(means[index]))
+        return means[torch.stack(scores).argmax(0)]
 
     def _address_term(self, points: Tensor) -> Tensor:
         return self.energy.address_term(points, self.scale_tril, self.coordinates)

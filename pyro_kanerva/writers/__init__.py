@@ -6,9 +6,9 @@ from pyro_kanerva.writers.frame import FrameWriter
 from pyro_kanerva.writers.online import OnlineWriter, write_in_blocks
 from pyro_kanerva.writers.pseudo_inverse import PseudoInverseWriter
 from pyro_kanerva.writers.reading import ReadingWriter
-from pyro_kanerva.writers.slots import SlotWriter
+from pyro_kanerva.writers.slots import MixtureWriter, SlotWriter
 
 __all__ = [
-    "AmortizedWriter", "FrameWriter", "OnlineWriter", "PseudoInverseWriter", "ReadingWriter", "SlotWriter",
-    "WriteResult", "Writer", "check_continues", "continues", "needs_distinct_slots", "write_in_blocks",
+    "AmortizedWriter", "FrameWriter", "MixtureWriter", "OnlineWriter", "PseudoInverseWriter", "ReadingWriter",
+    "SlotWriter", "WriteResult", "Writer", "check_continues", "continues", "needs_distinct_slots", "write_in_blocks",
 ]  # fmt: skip

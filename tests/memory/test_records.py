@@ -12,6 +12,7 @@ from pyro_kanerva import (
     FrameWriter,
     GaussianMemory,
     Memory,
+    MixtureAddress,
     MLPEncoder,
     OnlineWriter,
     PseudoInverseWriter,
@@ -91,6 +92,38 @@ def test_merging_is_writing_together_where_addresses_do_not_depend_on_the_memory
     parts = machine.write(x[:, :4]), machine.write(x[:, 4:])
     one_after_the_other = parts[0].write(x[:, 4:])
     assert (Memory.merge(parts).posterior.loc - one_after_the_other.posterior.loc).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3])
+@pytest.mark.parametrize("noise", [0.1, 2.0])
+def test_gaussians_around_slots_can_be_erased(scale, noise):
+    """Also patterns between the slots: the record holds the covariance of their addresses, unlike that of one-hot ones.
+
+    The tolerance is that of float32, where the condition number of the memory is up to 1e5.
+    """
+    machine = linear_machine(K, C, noise, address_prior=MixtureAddress(K, scale))
+    first = machine.write(torch.randn(2, 4, C))
+    second = first.write(torch.randn(2, 9, C))
+    assert all(record.address_scale_tril is not None for record in second.records)
+    restored = second.erase(second.records[1])
+    assert_close_posteriors(restored.posterior, first.posterior, 1e-3)
+    prior, sigma = natural_parameters(machine.memory_prior()), machine.code_scale.detach()
+    parts = [record.statistics(sigma) for record in second.records]
+    found = natural_parameters(second.posterior)
+    for name in ("precision", "precision_loc"):
+        expected = getattr(prior, name).detach() + sum(getattr(part, name) for part in parts)
+        assert (getattr(found, name) - expected).abs().max() < 1e-3 * expected.abs().max()
+    merged = Memory.merge([first, machine.write(torch.randn(2, 3, C))])
+    assert_close_posteriors(merged.erase(merged.records[1]).posterior, first.posterior, 1e-3)
+
+
+def test_gaussians_around_slots_are_erased_to_the_last_digits_in_float64():
+    machine = linear_machine(K, C, 0.3, address_prior=MixtureAddress(K, 0.1)).double()
+    first = machine.write(torch.randn(2, 4, C, dtype=torch.float64))
+    second = first.write(torch.randn(2, 9, C, dtype=torch.float64))
+    assert_close_posteriors(second.erase(second.records[1]).posterior, first.posterior, 1e-9)
+    without_first = second.erase(second.records[0])
+    assert (without_first.posterior.loc - second.posterior.loc).abs().max() > 0.01
 
 
 def test_a_loaded_memory_can_be_erased(tmp_path):

@@ -15,6 +15,8 @@ from pyro_kanerva import (
     KanervaMachine,
     LaplaceReader,
     MatrixNormal,
+    MixtureAddress,
+    MixtureReader,
     MLPDecoder,
     MLPEncoder,
     OnlineWriter,
@@ -151,6 +153,9 @@ WRONG_SUPPORT = "whose support is not that of the address prior"
 WRONG_PAIRS = [
     (SlotReader, GaussianAddress, "SlotReader: the address prior is MultivariateNormal; expected a OneHotCategorical"),
     (SlotReader, SimplexAddress, "SlotReader: .*CategoricalAddress"),
+    (MixtureReader, GaussianAddress, "MixtureReader: the address prior is MultivariateNormal; expected a GaussianMix"),
+    (MixtureReader, CategoricalAddress, "MixtureReader: .* is OneHotCategorical; .*as MixtureAddress"),
+    (SlotReader, MixtureAddress, "SlotReader: the address prior is GaussianMixture; expected a OneHotCategorical"),
     (ExactReader, SimplexAddress, "no finite mean and variance.*LaplaceReader"),
     (ExactReader, HorseshoeAddress, "no finite mean and variance.*LaplaceReader"),
     (ExactReader, CategoricalAddress, rf"{WRONG_SUPPORT} OneHotCategorical.*SlotReader\(\)"),

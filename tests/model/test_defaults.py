@@ -13,6 +13,9 @@ from pyro_kanerva import (
     KanervaMachine,
     LaplaceAddress,
     LaplaceReader,
+    MixtureAddress,
+    MixtureReader,
+    MixtureWriter,
     OnlineWriter,
     ReadingWriter,
     SimplexAddress,
@@ -20,6 +23,7 @@ from pyro_kanerva import (
     SlotWriter,
     StudentTAddress,
 )
+from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.model.defaults import reader_for, writer_for
 from pyro_kanerva.priors import as_distribution
 
@@ -35,6 +39,12 @@ from pyro_kanerva.priors import as_distribution
         (SimplexAddress(3), LaplaceReader, ReadingWriter),
         (dist.HalfNormal(torch.ones(3)).to_event(1), LaplaceReader, ReadingWriter),
         (dist.Dirichlet(torch.ones(3)), LaplaceReader, ReadingWriter),
+        (MixtureAddress(3), MixtureReader, MixtureWriter),
+        (
+            GaussianMixture(torch.zeros(3), torch.ones(2, 3), torch.zeros(2), torch.eye(3)),
+            MixtureReader,
+            OnlineWriter,  # two components for three slots
+        ),
         (CategoricalAddress(3), SlotReader, SlotWriter),
         (dist.OneHotCategorical(torch.ones(3)), SlotReader, SlotWriter),
     ],
@@ -49,9 +59,10 @@ def test_parts_fit_the_address_prior(prior, reader, writer):
 
 def test_writers_know_the_address_prior():
     """They hold the same object, since it may be learned."""
-    simplex, slots = SimplexAddress(3), CategoricalAddress(3)
+    simplex, slots, mixture = SimplexAddress(3), CategoricalAddress(3), MixtureAddress(3)
     assert writer_for(simplex).address_prior is simplex
     assert writer_for(slots).address_prior is slots
+    assert writer_for(mixture).address_prior is mixture
 
 
 def test_the_online_writer_has_blocks_and_a_sweep():

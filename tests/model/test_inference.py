@@ -29,6 +29,8 @@ from pyro_kanerva import (
     LaplaceMemory,
     LowRankMemory,
     MatrixNormal,
+    MixtureAddress,
+    MixtureWriter,
     MLPEncoder,
     NormalLikelihood,
     OnlineWriter,
@@ -41,6 +43,7 @@ from pyro_kanerva import (
     StudentTMemory,
     kanerva_2018,
 )
+from pyro_kanerva.conjugate import mixture_address_posterior
 
 SIGMA = 0.8
 
@@ -205,6 +208,7 @@ ADDRESSES = {
     "StudentTAddress": StudentTAddress,
     "HorseshoeAddress": HorseshoeAddress,
     "SimplexAddress": SimplexAddress,
+    "MixtureAddress": lambda slots: MixtureAddress(slots, 0.4),
     "CategoricalAddress": CategoricalAddress,
 }
 GENERIC = {
@@ -357,6 +361,88 @@ def test_sweeps_of_the_slot_writer_ascend():
     exact = evidence_of_slots(z, prior)
     assert (bounds[-1] < exact).all()
     assert (exact - bounds[-1] < 7.0).all()
+
+
+def mixture_bound(z, prior, posterior, seen, address_prior, sigma=SIGMA):
+    """The bound (B,) at q(M) = ``posterior`` and the best q(w_t) for the memory ``seen``, in closed form.
+
+    With ``h(w) = E_M log Normal(z; M^T w, sigma^2 I)`` the best q(w) is ``p(w) exp h(w) / Z``, so that its divergence
+    from p(w) is ``E_q h - log Z`` for the h of ``seen``. A component of p(w) makes Z a Gaussian integral.
+    """
+    size = posterior.event_shape[1]
+    constant = -size * math.log(sigma * math.sqrt(2 * math.pi))
+    precision = torch.cholesky_inverse(address_prior.scale_tril)
+    total = -torch.distributions.kl_divergence(posterior, prior)
+    for b, t in itertools.product(range(len(z)), range(z.shape[1])):
+        code, memories = z[b, t], (seen, posterior)
+        seconds = [(q.loc[b] @ q.loc[b].mT + size * q.row_covariance[b]) / sigma**2 for q in memories]
+        linears = [q.loc[b] @ code / sigma**2 for q in memories]
+        covariance = (precision + seconds[0]).inverse()
+        logs, moments = [], []
+        for k in range(len(address_prior.logits)):
+            m = address_prior.component_means[k]
+            mean = covariance @ (precision @ m + linears[0])
+            exponent = 0.5 * mean @ (precision + seconds[0]) @ mean - 0.5 * m @ precision @ m
+            logs.append(address_prior.logits[k] + exponent + 0.5 * (covariance @ precision).logdet())
+            moments.append((mean, covariance + mean.outer(mean)))
+        log_z = torch.stack(logs).logsumexp(0)
+        for weight, (mean, outer) in zip(torch.stack(logs).softmax(0), moments, strict=True):
+            old, new = (
+                linear @ mean - 0.5 * (second * outer).sum() for linear, second in zip(linears, seconds, strict=True)
+            )
+            total[b] = total[b] + weight * (new - old)
+        total[b] = total[b] + log_z + constant - 0.5 * code.square().sum() / sigma**2
+    return total
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
+def test_sweeps_of_the_mixture_writer_ascend(scale):
+    z, address_prior = torch.randn(3, 6, 3), MixtureAddress(4, scale)
+    batched = gaussian_prior(4, 3).expand((3,))
+    memories = [
+        MixtureWriter(address_prior, sweeps)(z, gaussian_prior(4, 3), torch.tensor(SIGMA)).memory
+        for sweeps in range(1, 8)
+    ]
+    bounds = [mixture_bound(z, batched, memories[0], memories[0], address_prior())]
+    for before, after in itertools.pairwise(memories):
+        bounds.append(mixture_bound(z, batched, after, before, address_prior()))
+        bounds.append(mixture_bound(z, batched, after, after, address_prior()))
+    differences = torch.stack(bounds).diff(dim=0)
+    assert (differences >= -1e-9).all()
+    assert (differences[:2].sum(0) > 1e-4).all()  # a sweep of both gains something
+
+
+def test_the_bound_of_the_mixture_writer_is_that_of_draws():
+    """Of 200,000 draws of M and of each w_t, within 5 standard errors; and below the evidence."""
+    z, address_prior, prior = torch.randn(1, 2, 2), MixtureAddress(2, 0.4), gaussian_prior(2, 2)
+    seen, posterior = (MixtureWriter(address_prior, n)(z, prior, torch.tensor(SIGMA)).memory for n in (1, 2))
+    bound = mixture_bound(z, prior.expand((1,)), posterior, seen, address_prior())[0]
+    q = mixture_address_posterior(z, seen.loc, SIGMA, address_prior(), row_covariance=seen.row_covariance)
+    matrices, addresses = posterior.sample((200_000,)), q.sample((200_000,))  # (N, 1, K, C) and (N, 1, T, K)
+    fit = dist.Normal(addresses @ matrices, SIGMA).log_prob(z).sum((-2, -1)).squeeze(-1)
+    kl = (q.log_prob(addresses) - address_prior().log_prob(addresses)).sum(-1).squeeze(-1)
+    values = fit - kl - torch.distributions.kl_divergence(posterior, prior.expand((1,)))
+    error = values.std() / math.sqrt(len(values))
+    assert error < 0.02
+    assert (values.mean() - bound).abs() < 5 * error
+    samples = address_prior().sample((100_000, 2))
+    exact, exact_error = average(log_prob_given_addresses(z[0], samples, prior))
+    assert bound < exact - 5 * exact_error
+    assert exact - bound < 2.0
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("sweeps", [1, 4])
+def test_bound_of_the_mixture_writer_is_below_the_evidence(sweeps, scale):
+    """More patterns than slots. The evidence from 200,000 addresses of the prior, the memory integrated out."""
+    x, prior, address_prior = torch.randn(2, 3, 2), gaussian_prior(2, 2), MixtureAddress(2, scale)
+    addresses = address_prior().sample((200_000, 3))
+    exact, exact_error = average(torch.stack([log_prob_given_addresses(e, addresses, prior) for e in x]))
+    assert (exact_error < 0.02).all()
+    machine = linear_model(2, 2, address_prior=address_prior, writer=MixtureWriter(address_prior, sweeps))
+    bound, error = estimate(machine, x)
+    assert (bound - 5 * error < exact / 3 + 5 * exact_error / 3).all()
+    assert (exact / 3 - bound < 1.0).all()
 
 
 # ---------------------------------------------------------------------- NUTS

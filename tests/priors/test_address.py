@@ -14,6 +14,7 @@ from pyro_kanerva import (
     GaussianAddress,
     HorseshoeAddress,
     LaplaceAddress,
+    MixtureAddress,
     SimplexAddress,
     StudentTAddress,
 )
@@ -27,6 +28,7 @@ ADDRESSES = {
     "StudentTAddress": StudentTAddress,
     "HorseshoeAddress": HorseshoeAddress,
     "SimplexAddress": SimplexAddress,
+    "MixtureAddress": MixtureAddress,
     "CategoricalAddress": CategoricalAddress,
 }
 
@@ -63,6 +65,16 @@ def test_address_priors_are_the_named_ones():
     torch.testing.assert_close(StudentTAddress(3, df=5.0, scale=0.7)().log_prob(w), t.log_prob(w).sum())
     density = (torch.log1p(0.25 / w.square()) / (2 * math.pi * 0.5)).log().sum()
     torch.testing.assert_close(HorseshoeAddress(3)().log_prob(w), density)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.8])
+def test_mixture_address_is_a_gaussian_around_each_slot(scale):
+    prior, w = MixtureAddress(3, scale)(), torch.randn(50, 3)
+    components = dist.Normal(torch.eye(3), scale).to_event(1)
+    expected = dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), components)
+    torch.testing.assert_close(prior.log_prob(w), expected.log_prob(w))
+    torch.testing.assert_close(prior.mean, torch.full((3,), 1 / 3))
+    torch.testing.assert_close(prior.variance, torch.full((3,), scale**2 + 2 / 9))
 
 
 def test_simplex_address_is_the_softmax_of_independent_normals():
@@ -137,6 +149,8 @@ def test_real_supports():
         (lambda: HorseshoeAddress(3, math.nan), "HorseshoeAddress: scale is nan; expected a positive number"),
         (lambda: SimplexAddress(1), "SimplexAddress: num_slots is 1; expected at least 2"),
         (lambda: SimplexAddress(3, -2.0), "SimplexAddress: scale is -2.0; expected a positive number"),
+        (lambda: MixtureAddress(0), "MixtureAddress: num_slots is 0; expected at least 1"),
+        (lambda: MixtureAddress(3, 0.0), "MixtureAddress: scale is 0.0; expected a positive number"),
         (lambda: CategoricalAddress(0), "CategoricalAddress: num_slots is 0; expected at least 1"),
     ],
 )

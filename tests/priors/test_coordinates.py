@@ -9,9 +9,11 @@ from pyro_kanerva import (
     GaussianAddress,
     HorseshoeAddress,
     LaplaceAddress,
+    MixtureAddress,
     SimplexAddress,
     StudentTAddress,
 )
+from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.priors import has_real_support, point_address, real_coordinates
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -21,6 +23,7 @@ PRIORS = {
     "Laplace": lambda size: LaplaceAddress(size)(),
     "StudentT": lambda size: StudentTAddress(size)(),
     "Horseshoe": lambda size: HorseshoeAddress(size)(),
+    "Mixture": lambda size: MixtureAddress(size, 0.4)(),
     "Simplex": lambda size: SimplexAddress(size)(),
     "HalfNormal": lambda size: dist.HalfNormal(torch.full((size,), 0.8)).to_event(1),
     "Gamma": lambda size: dist.Gamma(torch.full((size,), 2.0), torch.tensor(1.5)).to_event(1),
@@ -88,6 +91,21 @@ def test_log_density_of_coordinates_is_the_change_of_variables(name):
     torch.testing.assert_close(coordinates.log_density(points), expected, rtol=1e-6, atol=1e-6)
     if coordinates.entry is not None:
         torch.testing.assert_close(coordinates.entry_log_density(points).sum(-1), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_coordinates_of_a_mixture():
+    """The center is the mean; the precision is that of every component."""
+    prior, like = MixtureAddress(4, 0.5)(), torch.zeros(())
+    coordinates = real_coordinates(prior)
+    torch.testing.assert_close(coordinates.center(like), torch.full((4,), 0.25))
+    torch.testing.assert_close(coordinates.precision(like), 4 * torch.eye(4))
+
+
+def test_point_address_of_a_mixture():
+    """The mean of the heaviest component, not the mean between the components."""
+    offsets, logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[0.1, 0.2], [0.3, 0.0]])
+    q = GaussianMixture(torch.tensor([[1.0, 1.0], [0.0, -1.0]]), offsets, logits, torch.eye(2))
+    torch.testing.assert_close(point_address(q), torch.tensor([[3.0, 1.0], [0.0, 0.0]]))
 
 
 def test_point_address():

@@ -20,6 +20,7 @@ from pyro_kanerva import (
     GaussianMemory,
     KanervaMachine,
     LowRankMemory,
+    MixtureAddress,
     NormalLikelihood,
     OnlineWriter,
 )
@@ -125,6 +126,7 @@ def test_the_bound_waits_for_nothing(make_machine, length):
         {"writer": OnlineWriter(8, 2)},
         {"memory_prior": LowRankMemory(6, 10, 2)},
         {"likelihood": NormalLikelihood(0.5)},
+        {"address_prior": MixtureAddress(6)},
     ],
 )
 def test_other_closed_forms_wait_for_nothing(make_machine, parts, patterns):
@@ -207,8 +209,9 @@ def test_a_machine_whose_algebra_overflows(make_machine, length):
         machine.bound(patterns)
 
 
-def test_an_episode_that_fails_does_not_touch_the_others(make_machine, patterns):
-    machine = make_machine(likelihood=NormalLikelihood(0.5))
+@pytest.mark.parametrize("parts", [{}, {"address_prior": MixtureAddress(6)}], ids=["Gaussian", "mixture"])
+def test_an_episode_that_fails_does_not_touch_the_others(make_machine, patterns, parts):
+    machine = make_machine(likelihood=NormalLikelihood(0.5), **parts)
     with pyro.validation_enabled(False), torch.no_grad():
         patterns[1, 0] = torch.nan
         bound = machine.bound(patterns).bound

@@ -27,6 +27,9 @@ from pyro_kanerva import (
     LowRankMemory,
     MatrixNormal,
     Memory,
+    MixtureAddress,
+    MixtureReader,
+    MixtureWriter,
     MLPDecoder,
     MLPEncoder,
     OnlineWriter,
@@ -46,7 +49,7 @@ from pyro_kanerva import (
 )
 from pyro_kanerva.conjugate import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.diagnostics import importance_weights
-from pyro_kanerva.distributions import SharedCovarianceNormal
+from pyro_kanerva.distributions import GaussianMixture, SharedCovarianceNormal
 from pyro_kanerva.model import InParamStore, Parts
 from pyro_kanerva.writers import write_in_blocks
 
@@ -124,6 +127,14 @@ ALGEBRA = {  # a function and its arguments by name; those after "*" have no pos
         "*": None,
         "prior_loc": torch.randn(K),
         "prior_precision": square(K)[0],
+        "row_covariance": square(K),
+    },
+    "mixture_address_posterior": lambda: {
+        "codes": PATTERNS,
+        "memory_loc": posterior(2).loc,
+        "noise_scale": SIGMA,
+        "prior": MixtureAddress(K)(),
+        "*": None,
         "row_covariance": square(K),
     },
     "code_information": lambda: {"memory_loc": posterior(2).loc, "variance": SIGMA, "row_covariance": square(K)},
@@ -219,6 +230,18 @@ def test_matrix_normals(columns):
     assert_same_bits(lambda: matrix_terms(q, p))
 
 
+def test_gaussian_mixtures():
+    parts = torch.randn(2, 3, K), torch.randn(2, 4, K), torch.randn(2, 3, 4), random_factor(2, K, dtype=torch.float32)
+
+    def terms():
+        q = GaussianMixture(*parts)
+        value = q.rsample()
+        moments = [q.mean, q.variance, q.covariance_of_components, q.mean_covariance_scale_tril(), q.heaviest_mean]
+        return [value, *moments, q.log_prob(value)]
+
+    assert_same_bits(terms)
+
+
 def test_shared_covariances():
     q = SharedCovarianceNormal(ADDRESSES, random_factor(2, K, dtype=torch.float32))
     assert_same_bits(lambda: address_terms(q))
@@ -236,6 +259,7 @@ WRITERS = {
         GaussianAddress(K), AmortizedReader(nn.Linear(C, 2 * K)), block_size=4
     ),
     "SlotWriter": lambda: SlotWriter(),
+    "MixtureWriter": lambda: MixtureWriter(MixtureAddress(K)),
     "PseudoInverseWriter": lambda: PseudoInverseWriter(K),
     "AmortizedWriter": lambda: AmortizedWriter(nn.Linear(C, K)),
 }
@@ -246,6 +270,7 @@ READERS = {
     "LaplaceReader": (lambda: LaplaceReader(), LaplaceAddress),
     "LaplaceReader, a simplex": (lambda: LaplaceReader(), SimplexAddress),
     "LaplaceReader, weights": (lambda: LaplaceReader(), lambda slots: lambda: dist.Dirichlet(torch.ones(slots))),
+    "MixtureReader": (lambda: MixtureReader(), MixtureAddress),
     "SlotReader": (lambda: SlotReader(), CategoricalAddress),
     "AmortizedReader": (lambda: AmortizedReader(nn.Linear(C, 2 * K)), GaussianAddress),
 }
@@ -379,6 +404,7 @@ def test_functions_of_a_memory(call):
         {"writer": FrameWriter(GaussianMemory(K, C))},
         {"memory_prior": LowRankMemory(K, C, 2)},
         {"address_prior": SimplexAddress(K)},
+        {"address_prior": MixtureAddress(K)},
         {"address_prior": CategoricalAddress(K)},
     ],
 )

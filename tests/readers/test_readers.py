@@ -16,11 +16,14 @@ from pyro_kanerva import (
     HorseshoeAddress,
     LaplaceAddress,
     LaplaceReader,
+    MixtureAddress,
+    MixtureReader,
     ScalarReader,
     SimplexAddress,
     SlotReader,
     StudentTAddress,
 )
+from pyro_kanerva.distributions import GaussianMixture
 
 SIGMA = 0.7
 
@@ -107,6 +110,9 @@ def parameters(q):
         q = q.base_dist
     if isinstance(q, dist.OneHotCategorical):
         return (q.probs,)
+    if isinstance(q, GaussianMixture):
+        covariance = q.covariance_of_components.unsqueeze(-3)
+        return q.component_means, q.weights, covariance.expand(*q.batch_shape, *covariance.shape[-2:])
     if isinstance(q, dist.MultivariateNormal):
         return q.loc, q.covariance_matrix.expand(*q.loc.shape, q.loc.shape[-1])
     return q.mean, q.stddev
@@ -116,6 +122,7 @@ CASES = {
     **{name: (LaplaceReader, prior) for name, prior in PRIORS.items()},
     "Exact": (ExactReader, PRIORS["Gaussian"]),
     "Scalar": (ScalarReader, PRIORS["Gaussian"]),
+    "Mixture": (MixtureReader, lambda slots: MixtureAddress(slots, 0.4)()),
     "Slot": (SlotReader, lambda slots: CategoricalAddress(slots)()),
     "Amortized": (lambda: AmortizedReader(torch.nn.Linear(3, 6)), PRIORS["Gaussian"]),
 }

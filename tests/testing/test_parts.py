@@ -40,6 +40,7 @@ PARTS = {
     "StudentTAddress": (check_address_prior, lambda: pk.StudentTAddress(K)),
     "HorseshoeAddress": (check_address_prior, lambda: pk.HorseshoeAddress(K)),
     "SimplexAddress": (check_address_prior, lambda: pk.SimplexAddress(K)),
+    "MixtureAddress": (check_address_prior, lambda: pk.MixtureAddress(K, 0.7)),
     "CategoricalAddress": (check_address_prior, lambda: pk.CategoricalAddress(K)),
     "BernoulliLikelihood": (check_likelihood, pk.BernoulliLikelihood, (1, 2, 2)),
     "NormalLikelihood": (check_likelihood, pk.NormalLikelihood),
@@ -48,6 +49,7 @@ PARTS = {
     "OnlineWriter": (check_writer, pk.OnlineWriter),
     "OnlineWriter blocks": (check_writer, lambda: pk.OnlineWriter(3, sweeps=1)),
     "SlotWriter": (check_writer, pk.SlotWriter, lambda: pk.CategoricalAddress(K)),
+    "MixtureWriter": (check_writer, lambda: pk.MixtureWriter(pk.MixtureAddress(K)), lambda: pk.MixtureAddress(K)),
     "FrameWriter": (check_writer, lambda: pk.FrameWriter(Frame())),
     "AmortizedWriter": (check_writer, lambda: pk.AmortizedWriter(network())),
     "PseudoInverseWriter": (check_writer, lambda: pk.PseudoInverseWriter(K)),
@@ -57,6 +59,8 @@ PARTS = {
     "LaplaceReader": (check_reader, pk.LaplaceReader, lambda: pk.LaplaceAddress(K)),
     "LaplaceReader simplex": (check_reader, lambda: pk.LaplaceReader(4), pk.SimplexAddress(K)),
     "SlotReader": (check_reader, pk.SlotReader, lambda: pk.CategoricalAddress(K)),
+    "MixtureReader": (check_reader, pk.MixtureReader, lambda: pk.MixtureAddress(K)),
+    "MixtureReader wide": (check_reader, pk.MixtureReader, lambda: pk.MixtureAddress(K, 0.7)),
     "AmortizedReader": (check_reader, lambda: pk.AmortizedReader(network())),
 }
 

@@ -6,16 +6,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import linear_machine, random_memory
+from torch.autograd import gradcheck
 
 from pyro_kanerva import (
     AmortizedReader,
     AmortizedWriter,
+    CategoricalAddress,
     ExactReader,
     FrameWriter,
     GaussianAddress,
     GaussianMemory,
     LaplaceReader,
     MatrixNormal,
+    MixtureAddress,
+    MixtureWriter,
     OnlineWriter,
     PseudoInverseWriter,
     ReadingWriter,
@@ -24,6 +28,7 @@ from pyro_kanerva import (
     WriteResult,
     conjugate,
 )
+from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.writers import check_continues, continues, needs_distinct_slots
 
 SIGMA = 0.3
@@ -116,6 +121,126 @@ def test_a_single_slot_is_bayes_rule_for_the_mean():
         same_memory(SlotWriter(sweeps)(codes, prior, sigma()).memory, exact)
 
 
+# ---------------------------------------------------------------------- a Gaussian around each slot
+
+
+@pytest.mark.parametrize("sweeps", [1, 5])
+def test_a_mixture_writer_with_narrow_components_is_the_slot_writer(sweeps):
+    """Its first sweep starts from clusters, not from weights, so it is a sweep of the slot writer more."""
+    codes, _ = clusters()
+    prior = MatrixNormal(0.1 * torch.randn(4, 5), 3.0 * torch.eye(4))
+    narrow = MixtureWriter(MixtureAddress(4, 1e-5), sweeps)(codes, prior, sigma())
+    slots = SlotWriter(sweeps)(codes, prior, sigma())
+    torch.testing.assert_close(narrow.addresses, slots.addresses, rtol=0, atol=1e-6)
+    same_memory(narrow.memory, slots.memory, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sweeps", [1, 3])
+def test_a_mixture_writer_with_narrow_components_between_slots(sweeps):
+    """Codes that are torn between slots: the first weights come from the pass over the codes, without a gradient."""
+    codes, scale = torch.randn(2, 6, 3), torch.tensor(1.5)
+    prior = MatrixNormal(torch.randn(4, 3), torch.tensor([0.5, 0.7, 1.0, 1.3]).diag())
+    start = SlotWriter(0)(codes, prior, scale).addresses
+    rows, variance = prior.variance[:, 0], scale**2
+    for _ in range(sweeps + 1):
+        precision = 1 / rows + start.sum(1) / variance
+        loc = (prior.loc / rows.unsqueeze(-1) + start.mT @ codes / variance) / precision.unsqueeze(-1)
+        addresses = start
+        squared = (codes.unsqueeze(2) - loc.unsqueeze(1)).square().sum(-1) + 3 / precision.unsqueeze(1)
+        start = (-0.5 * squared / variance).softmax(-1)
+    # narrow components: the covariance of an address is that of a one-hot one
+    result = MixtureWriter(MixtureAddress(4, 1e-5), sweeps)(codes, prior, scale)
+    torch.testing.assert_close(result.addresses, addresses, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.memory.loc, loc, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.memory.row_covariance, precision.reciprocal().diag_embed(), rtol=0, atol=1e-6)
+    expected = torch.diag_embed(addresses.mean(1)) - addresses.mT @ addresses / 6
+    factor = result.address_scale_tril
+    torch.testing.assert_close(factor @ factor.mT, expected, rtol=0, atol=1e-6)
+
+
+def test_a_sweep_of_the_mixture_writer_by_hand():
+    """q(w) given the memory of a sweep before, then q(M) from the first two moments of each address."""
+    codes, scale = torch.randn(2, 6, 3), torch.tensor(0.7)
+    prior, address_prior = random_memory(slots=4, size=3), MixtureAddress(4, 0.4)
+    before = MixtureWriter(address_prior, 2)(codes, prior, scale).memory
+    after = MixtureWriter(address_prior, 3)(codes, prior, scale)
+    for b in range(2):
+        second, mixed = torch.zeros(4, 4), torch.zeros(4, 3)
+        for t in range(6):
+            q = conjugate.mixture_address_posterior(
+                codes[b, t : t + 1], before.loc[b], scale, address_prior(), row_covariance=before.row_covariance[b]
+            )
+            for weight, mean in zip(q.weights[0], q.component_means[0], strict=True):
+                second = second + weight * (mean.outer(mean) + q.covariance_of_components)
+            mixed = mixed + q.mean[0].outer(codes[b, t])
+            torch.testing.assert_close(after.addresses[b, t], q.mean[0])
+        start = prior.row_covariance.inverse()
+        precision = start + second / scale**2
+        torch.testing.assert_close(after.memory.row_covariance[b], precision.inverse())
+        loc = torch.linalg.solve(precision, start @ prior.loc + mixed / scale**2)
+        torch.testing.assert_close(after.memory.loc[b], loc)
+
+
+def test_a_mixture_writer_stores_more_patterns_than_slots():
+    """Patterns near one of 4 centers differ by combinations of the slots: it stores them better than one-hot slots."""
+    codes, labels = clusters(slots=4, size=5, copies=3)
+    prior = MatrixNormal(0.1 * torch.randn(4, 5), 3.0 * torch.eye(4))
+    result = MixtureWriter(MixtureAddress(4, 0.05))(codes, prior, sigma())
+    slot = result.addresses.argmax(-1)
+    for b in range(2):
+        assert len(set(zip(labels[b].tolist(), slot[b].tolist(), strict=True))) == 4
+    slots = SlotWriter()(codes, prior, sigma())
+    errors = [(one.addresses @ one.memory.loc - codes).square().mean() for one in (result, slots)]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("distance", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_through_the_mixture_writer_are_finite(scale, distance, dtype):
+    """Also for codes far apart, whose weights are 0 and 1, and for codes that are equal."""
+    codes = (distance * torch.eye(6)[[0, 1, 2, 3, 0, 0]].unsqueeze(0) + 0.01 * torch.randn(1, 6, 6)).to(dtype)
+    codes[:, 5] = codes[:, 4]
+    loc = (0.1 * torch.randn(5, 6)).to(dtype)
+    parts = [part.requires_grad_() for part in (codes, loc, torch.tensor(0.3, dtype=dtype))]
+    prior = MatrixNormal(parts[1], 3.0 * torch.eye(5, dtype=dtype))
+    result = MixtureWriter(MixtureAddress(5, scale).to(dtype))(parts[0], prior, parts[2])
+    assert result.addresses.dtype == dtype
+    kl = torch.distributions.kl_divergence(result.memory, prior.expand((1,)))
+    for total in (result.addresses.square().sum(), kl.sum(), (result.addresses @ result.memory.loc).square().sum()):
+        gradients = torch.autograd.grad(total, parts, retain_graph=True, allow_unused=True)
+        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert gradients[0].abs().max() > 0
+
+
+def test_gradients_of_a_sweep_of_the_mixture_writer():
+    """Against finite differences, while the first weights, through which no gradient flows, are certain."""
+    codes, prior = 40.0 * torch.eye(3)[[0, 1, 0]].unsqueeze(0) + torch.randn(1, 3, 3), 40.0 * torch.eye(2, 3)
+    address_prior = MixtureAddress(2, 0.1)
+
+    def write(codes, loc, scale):
+        result = MixtureWriter(address_prior, 1)(codes, MatrixNormal(loc, 4.0 * torch.eye(2)), scale)
+        return result.memory.loc, result.memory.row_covariance, result.addresses
+
+    inputs = [part.requires_grad_() for part in (codes, prior, torch.tensor(0.5))]
+    assert gradcheck(write, inputs)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        GaussianAddress(3),
+        SimplexAddress(3),
+        CategoricalAddress(3),
+        GaussianMixture(torch.zeros(3), torch.ones(2, 3), torch.zeros(2), torch.eye(3)),
+    ],
+    ids=["Gaussian", "simplex", "one-hot", "two components for three slots"],
+)
+def test_a_mixture_writer_of_another_prior(prior):
+    with pytest.raises(ValueError, match=r"MixtureWriter: the address prior is \w+; .*a component for each slot"):
+        MixtureWriter(prior)
+
+
 # ---------------------------------------------------------------------- pseudo-inverse and network
 
 
@@ -203,10 +328,19 @@ def test_a_function_is_a_writer():
         lambda: FrameWriter(random_memory(slots=4, size=3)),
         lambda: ReadingWriter(SimplexAddress(4), block_size=2),
         lambda: SlotWriter(),
+        lambda: MixtureWriter(MixtureAddress(4, 0.3)),
         lambda: AmortizedWriter(lambda codes: codes @ torch.ones(3, 4)),
         lambda: PseudoInverseWriter(4),
     ],
-    ids=["OnlineWriter", "FrameWriter", "ReadingWriter", "SlotWriter", "AmortizedWriter", "PseudoInverseWriter"],
+    ids=[
+        "OnlineWriter",
+        "FrameWriter",
+        "ReadingWriter",
+        "SlotWriter",
+        "MixtureWriter",
+        "AmortizedWriter",
+        "PseudoInverseWriter",
+    ],
 )
 def test_episodes_are_written_one_by_one(make, batch):
     """A batch of episodes, into one prior or one for each, equals a loop."""
@@ -233,6 +367,7 @@ def test_episodes_are_written_one_by_one(make, batch):
         (lambda: ReadingWriter(SimplexAddress(3), block_size=0), "ReadingWriter: block_size is 0"),
         (lambda: ReadingWriter(SimplexAddress(3), sweeps=-2), "ReadingWriter: sweeps is -2"),
         (lambda: SlotWriter(-1), "SlotWriter: sweeps is -1"),
+        (lambda: MixtureWriter(MixtureAddress(3), 0), "MixtureWriter: sweeps is 0; expected at least 1"),
         (lambda: PseudoInverseWriter(0), "PseudoInverseWriter: num_slots is 0; expected at least 1"),
         (lambda: PseudoInverseWriter(3, 0.0), "PseudoInverseWriter: scale is 0.0"),
         (lambda: PseudoInverseWriter(3, ridge=-1e-3), "PseudoInverseWriter: ridge is -0.001"),
