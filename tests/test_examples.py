@@ -11,6 +11,8 @@ from pyro_kanerva.cli import main
 
 EXAMPLES = ROOT / "examples"
 ARGS = {
+    "address_priors.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --lengths 2 4 "
+    "--patterns 4 --scales 0.1 --run run --out picture.png",
     "compare_parts.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 "
     "--test-episodes 2 --recall-episodes 1 --memory-priors gaussian laplace --address-priors gaussian categorical "
     "--writers blocks slots kanerva-2018 --readers exact slots kanerva-2018 --run run --out picture.png",
@@ -39,7 +41,7 @@ ARGS = {
     "--steps 2 --out figures",
 }
 WRITES = {name: ["picture.png"] for name, arguments in ARGS.items() if "--out picture.png" in arguments}
-WRITES["compare_parts.py"] = ["picture.png", "run"]
+WRITES["compare_parts.py"] = WRITES["address_priors.py"] = ["picture.png", "run"]
 WRITES["train_distributed.py"] = ["machine.pt"]
 WRITES["omniglot_figures.py"] = ["a", "b", "figures", "images.npz"]
 TRAIN = (

@@ -20,7 +20,7 @@ def test_main_job(tmp_path):
     assert time.monotonic() - start < 360
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert evaluation["cue_error"] == pytest.approx(0.075, abs=0.002)
-    assert evaluation["error_told_the_channel"][-1] <= 0.02
+    assert evaluation["error_with_the_channel"][-1] <= 0.02
     assert evaluation["never_rose"] == 1
 
 
@@ -53,7 +53,7 @@ def test_retrieval_of_new_characters(tmp_path):
     assert all(part["never_rose"] == 1 for part in evaluation["noise"].values())
     for level, goal in (("15%", 0.017), ("30%", 0.032)):
         known, unknown, without = (
-            error[f"{level} salt and pepper, {kind}"] for kind in ("told", "unknown level", "no channel")
+            error[f"{level} salt and pepper, {kind}"] for kind in ("with the channel", "unknown level", "no channel")
         )
         assert known[10] <= goal
         assert known[2] <= known[10] + 0.001  # two steps, 9 passes through the decoder, are enough

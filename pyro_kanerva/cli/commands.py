@@ -14,11 +14,12 @@ from torch import Tensor
 from pyro_kanerva import _files, plotting
 from pyro_kanerva.channels import SaltAndPepper
 from pyro_kanerva.cli import report, run
-from pyro_kanerva.cli.options import parser
+from pyro_kanerva.cli.options import RECIPES, parser
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import recall_error
+from pyro_kanerva.evaluation import RecallControl, control_memories, recall_error
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.training import fit
+from pyro_kanerva.weights import build_machine, export_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,12 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     device = run.find_device(options.device)
-    config = {name: getattr(options, name) for name in run.CONFIG}
+    chosen = {**RECIPES[options.address_prior], **vars(options)}
+    config = {name: chosen[name] for name in run.CONFIG}
     if config["data"] != "glyphs":
         config["data"] = str(Path(config["data"]).resolve())  # valid in other working directories
     train, test = run.load_split(config)
-    machine = run.build_machine(config, (1, *train.shape[1:]), device)
-    run.held_out_episodes(config, test, options.recall_episodes)  # raises errors before training, not after it
+    machine = build_machine(config, (1, *train.shape[1:])).to(device)
+    # These raise errors before training, not after it.
+    run.held_out_episodes(config, test, options.recall_episodes)
+    _check_control(config, test, options.recall_episodes)
     num_parameters = sum(parameter.numel() for parameter in machine.parameters())
     print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
     options.run.mkdir(parents=True, exist_ok=True)
@@ -75,7 +79,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_run(options.run, options.device)
+    config, machine, images, device = run.open_machine(options)
     recalled = _report(options, config, machine, images, device)
     data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
     report.all_figures(options.run, machine, data)
@@ -85,36 +89,60 @@ def _report(
     options: argparse.Namespace, config: dict[str, Any], machine: KanervaMachine, images: Tensor, device: torch.device
 ) -> list[Tensor]:
     """Report a summary on the held-out ``images``; returns the batches of episodes that were recalled."""
+    _check_control(config, images, options.recall_episodes)
     recalled = run.batches_on(device, run.held_out_episodes(config, images, options.recall_episodes))
     all_batches = run.batches_on(device, run.held_out_episodes(config, images))
     report.summary(options.run, machine, all_batches, recalled, config["seed"])
     return recalled
 
 
-def _episode(options: argparse.Namespace, config: dict[str, Any], images: Tensor) -> Tensor:
-    """The episode (1, T) + E of held-out images that the options choose."""
+def _check_control(config: dict[str, Any], images: Tensor, recall_episodes: int = 2) -> None:
+    """:raises ValueError: if there is no other episode, whose memory the control of recall queries."""
+    length = config["episode_length"]
+    if recall_episodes < 2:
+        raise ValueError(
+            f"--recall-episodes is {recall_episodes}; expected at least 2. The control of recall queries the memory of "
+            "another episode."
+        )
+    if len(images) < 2 * length:
+        raise ValueError(
+            f"{len(images)} held-out images make no two episodes of {length}, and the control of recall queries the "
+            "memory of another episode; raise --held-out, or lower --episode-length."
+        )
+
+
+def _episodes(options: argparse.Namespace, config: dict[str, Any], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The episode (1, T) + E of held-out images that the options choose, and the one after it."""
     episodes = Episodes(images, config["episode_length"], 1, seed=config["seed"])
     if not 0 <= options.episode < len(episodes):
         raise ValueError(f"--episode is {options.episode}; expected 0 to {len(episodes) - 1}.")
-    return episodes[options.episode]
+    return episodes[options.episode], episodes[(options.episode + 1) % len(episodes)]
 
 
 def _query(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_run(options.run, options.device)
-    patterns = _episode(options, config, images).to(device)
+    config, machine, images, device = run.open_machine(options)
+    _check_control(config, images)
+    patterns, other = (episode.to(device) for episode in _episodes(options, config, images))
     noise = SaltAndPepper(options.noise)
     cues = noise(patterns, torch.Generator(device).manual_seed(options.seed))
-    memory = machine.write(patterns)
-    retrieval = memory.query(cues, num_steps=options.steps, channel=None if options.no_channel else noise)
-    error = recall_error(patterns, retrieval)
-    print(f"wrong pixels: cue {error.cue:.2%}, " + ", ".join(f"{n}: {e:.2%}" for n, e in enumerate(error.steps, 1)))
-    strips = plotting.recall_strips(retrieval, patterns, num_cues=12)
-    print(f"picture: {report.save(strips, options.out or options.run / 'query.png')}")
+    memories = control_memories(machine, [patterns, other])[0]._asdict()
+    channel = None if options.no_channel else noise
+    retrievals = {
+        name: memory.query(cues, num_steps=options.steps, channel=channel) for name, memory in memories.items()
+    }
+    control = RecallControl(*(recall_error(patterns, retrieval) for retrieval in retrievals.values()))
+    print(f"wrong pixels: cue {control.right.cue:.2%}")
+    for name, error in control._asdict().items():
+        print(f"  {name} memory: " + ", ".join(f"{n}: {e:.2%}" for n, e in enumerate(error.steps, 1)))
+    print(f"memory gain, the error with the empty memory over that with the right one: {control.gain:.2f}")
+    recalled = {f"{name} memory": retrieval.patterns[-1] for name, retrieval in retrievals.items()}
+    picture = plotting.recall_comparison(patterns, cues, recalled, num_cues=12)
+    print(f"picture: {report.save(picture, options.out or options.run / 'query.png')}")
 
 
 def _generate(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_run(options.run, options.device)
-    patterns = _episode(options, config, images).to(device)
+    config, machine, images, device = run.open_machine(options)
+    patterns = _episodes(options, config, images)[0].to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         samples = machine.write(patterns).generate(options.samples, num_steps=options.steps)
@@ -122,4 +150,12 @@ def _generate(options: argparse.Namespace) -> None:
     print(f"picture: {report.save(grid, options.out or options.run / 'samples.png')}")
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "query": _query, "generate": _generate}
+def _export(options: argparse.Namespace) -> None:
+    config, machine, images, _ = run.open_run(options.run, options.device)
+    content = json.loads((options.run / "evaluation.json").read_text())
+    card = {"license": options.license, "data": options.source, "evaluation": content}
+    export_machine(options.out, machine, config, (1, *images.shape[1:]), card)
+    print(f"machine: {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "query": _query, "generate": _generate, "export": _export}

@@ -3,8 +3,25 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from pyro_kanerva.weights import ADDRESS_PRIORS, NAMES, NETWORKS
 
 Command = Callable[[argparse.Namespace], None]
+
+#: Defaults for address priors that say "one of these slots".
+SLOTS: dict[str, Any] = {
+    "network": "linear", "width": 448, "code_size": 200, "code_scale": 0.1, "memory_scale": 1.0,
+    "steps": 3000, "learning_rate": 2e-3, "memory_kl_weight": 0.0,
+}  # fmt: skip
+
+#: Defaults for address priors on all of R^K or on the simplex, which mix slots.
+PAPER: dict[str, Any] = {
+    "network": "conv", "width": 32, "code_size": 100, "code_scale": 1.0, "memory_scale": None,
+    "steps": 400, "learning_rate": 6e-3, "memory_kl_weight": 0.4,
+}  # fmt: skip
+
+RECIPES = {name: SLOTS if name in ("mixture", "slots") else PAPER for name in ADDRESS_PRIORS}
 
 _DESCRIPTION = """\
 A generative memory: store an episode of images in a memory matrix by Bayesian inference, and recall
@@ -47,16 +64,26 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     data.add_argument("--batch-size", type=int, default=8, help="episodes in a training step, B")
     machine = train.add_argument_group("machine")
     machine.add_argument("--slots", type=int, default=32, help="rows of the memory, K")
-    machine.add_argument("--code-size", type=int, default=100, help="columns of the memory, C")
-    machine.add_argument("--width", type=int, default=32, help="channels of the networks' first stage")
-    machine.add_argument("--block-size", type=int, default=8, help="patterns written at once")
-    machine.add_argument("--sweeps", type=int, default=1, help="coordinate-ascent sweeps after writing")
-    machine.add_argument("--code-scale", type=float, default=1.0, help="initial scale of the learned code noise, sigma")
+    kinds = "mixture, a Gaussian around each slot; slots, one pattern in each; gaussian, the paper's; or another one"
+    machine.add_argument("--address-prior", choices=RECIPES, default="mixture", help=kinds)
     training = train.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=400, help="training steps")
-    training.add_argument("--learning-rate", type=float, default=6e-3, help="largest learning rate of Adam")
+
+    def add_recipe(group: argparse._ArgumentGroup, name: str, kind: type, text: str, **more: Any) -> None:
+        """An option whose default depends on the address prior."""
+        defaults = [recipe[name.replace("-", "_")] for recipe in (SLOTS, PAPER)]
+        text = f"{text} (default: {defaults[0]}; with --address-prior gaussian: {defaults[1]})"
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text, **more)
+
+    networks = "linear encoder and decoder with a shortcut, mlp, or conv"
+    add_recipe(machine, "network", str, networks, choices=NETWORKS)
+    add_recipe(machine, "width", int, "units of a hidden layer, or channels of the first stage of conv")
+    add_recipe(machine, "code-size", int, "columns of the memory, C")
+    add_recipe(machine, "code-scale", float, "initial scale of the learned code noise, sigma")
+    add_recipe(machine, "memory-scale", float, "initial standard deviation of the memory prior; None: 1 / sqrt(slots)")
+    add_recipe(training, "steps", int, "training steps")
+    add_recipe(training, "learning-rate", float, "largest learning rate of Adam")
+    add_recipe(training, "memory-kl-weight", float, "weight of the memory's KL in the loss")
     training.add_argument("--autoencoder-weight", type=float, default=1.0, help="weight of the autoencoder term")
-    training.add_argument("--memory-kl-weight", type=float, default=0.4, help="weight of the memory's KL in the loss")
     training.add_argument("--seed", type=int, default=0, help="seed of parameters, data, noise and evaluation")
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
     training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run")
@@ -67,6 +94,10 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             "--recall-episodes", type=int, default=16, help="held-out episodes to recall from damaged cues"
         )
 
+    export = add("export", "write a trained machine to one small file, with a card, for --pretrained")
+    export.add_argument("--out", type=Path, required=True, help="file to write, for example letters.safetensors")
+    export.add_argument("--source", default="", help="for the card: where the data come from")
+    export.add_argument("--license", default="", help="for the card: the license of data and machine")
     query = add("query", "store an episode of held-out images, and recall it from damaged cues")
     query.add_argument("--noise", type=float, default=0.15, help="salt-and-pepper noise of the cues")
     query.add_argument("--steps", type=int, default=10, help="steps of the query")
@@ -78,4 +109,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         sub.add_argument("--episode", type=int, default=0, help="which held-out episode to store")
         sub.add_argument("--seed", type=int, default=0, help="seed of the noise")
         sub.add_argument("--out", type=Path, help=f"picture to write; default: {name}.png in the run's folder")
+    for sub in (evaluate, query, generate):
+        trained = f"use a trained machine instead of a run: {', '.join(NAMES)}, or a file that export wrote"
+        sub.add_argument("--pretrained", metavar="NAME", help=trained)
+        sub.add_argument("--data", help="with --pretrained: images to use, as for train; default: held-out letters")
     return result

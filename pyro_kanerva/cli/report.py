@@ -1,5 +1,6 @@
 """The reports of the command line on a trained machine: tables, evaluation.json, and figures in the run's folder."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from pyro_kanerva import _files, evaluation, plotting
 from pyro_kanerva.channels import Channel, Flip, Occlusion, SaltAndPepper, UnknownLevel
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import Curve
+from pyro_kanerva.evaluation import Curve, RecallControl, RecallError
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.plotting.style import Axes
 
@@ -22,6 +23,7 @@ _NOISE: dict[str, SaltAndPepper | Flip] = {
     "30% salt and pepper": SaltAndPepper(0.3),
     "5% flips": Flip(0.05),
 }
+_CONTROL_HEADER = f"{'cue':>8}{'step 1':>9}{'step 10':>9}{'other':>9}{'empty':>9}{'gain':>7}"
 
 
 class HeldOut(NamedTuple):
@@ -41,15 +43,16 @@ def save(axes: Axes, path: Path) -> Path:
 
 
 def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recalled: list[Tensor], seed: int) -> None:
-    """Bound and recall: tables, evaluation.json, and three pictures."""
+    """Bound, recall and its control: tables, evaluation.json, and four pictures."""
     device = machine.log_code_scale.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         bound = evaluation.evaluate_bound(machine, all_batches)
+    controls = _recall_controls(machine, recalled, seed)
     noise = SaltAndPepper(0.15)
-    with_channel = evaluation.evaluate_recall(machine, recalled, noise, channel=noise, seed=seed)
     without_channel = evaluation.evaluate_recall(machine, recalled, noise, channel=None, seed=seed)
-    never_rose = (with_channel.never_rose + without_channel.never_rose) / 2
+    errors = [*itertools.chain(*controls.values()), without_channel]
+    never_rose = sum(error.never_rose for error in errors) / len(errors)
     nats = {name: getattr(bound, name).mean().item() for name in ("reconstruction", "address_kl", "memory_kl")}
     nats["negative_bound"] = -bound.bound.mean().item()
     nats["negative_conditional_bound"] = -bound.conditional_bound.mean().item()
@@ -58,21 +61,25 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     print(f"\nheld-out data, {episodes} episodes of {length} patterns, nats per pattern")
     for name, value in nats.items():
         print(f"  {name.replace('_', ' '):<28}{value:8.2f}")
-    print(f"\nwrong pixels, cues with 15% salt-and-pepper noise, {num_recalled} episodes")
-    print(f"  {'query':<28}{'cue':>8}{'step 1':>9}{'step 10':>9}")
-    for name, error in (("told the channel", with_channel), ("without a channel", without_channel)):
-        print(f"  {name:<28}{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[9]:9.2%}")
-    queries = 2 * num_recalled * length  # with and without the channel
+    print(f"\nwrong pixels, {num_recalled} episodes; step 10 also with another episode's memory and an empty one")
+    print(f"  {'':<48}{_CONTROL_HEADER}")
+    for name, control in controls.items():
+        print(f"  {name:<48}{_control_columns(control)}")
+    print(f"  {'15% salt and pepper, without a channel':<48}{_error_columns(without_channel)}")
+    queries = len(errors) * num_recalled * length
     print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
+    with_channel = controls["15% salt and pepper, with the channel"].right
     content: dict[str, Any] = {**nats, "episodes": episodes, "recall_episodes": num_recalled}
-    content |= {"cue_error": with_channel.cue, "error_told_the_channel": with_channel.steps}
+    content |= {"cue_error": with_channel.cue, "error_with_the_channel": with_channel.steps}
     content |= {"error_without_a_channel": without_channel.steps, "never_rose": never_rose, "seed": seed}
+    content["recall_control"] = {name: _control_content(control) for name, control in controls.items()}
     _files.write_text(run / "evaluation.json", json.dumps(content, indent=2))
     patterns = recalled[0]
     cues = noise(patterns, torch.Generator(device).manual_seed(seed))
     retrieval = machine.write(patterns).query(cues, channel=noise)
     pictures = [
-        save(plotting.recall_strips(retrieval, patterns), run / "recall.png"),
+        save(_half_missing(machine, torch.cat(recalled[:2])[:2]), run / "recall.png"),
+        save(plotting.recall_strips(retrieval, patterns), run / "recall_steps.png"),
         save(plotting.energy_descent(retrieval), run / "energy.png"),
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -80,6 +87,56 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     columns = ([line[name] for line in lines] for name in ("step", "bound", "conditional_bound"))
     pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
     print(f"pictures: {', '.join(map(str, pictures))}")
+
+
+def _right_half(patterns: Tensor) -> Tensor:
+    """A mask of shape E: the right half of an image."""
+    hidden = torch.zeros(patterns.shape[2:], dtype=torch.bool, device=patterns.device)
+    hidden[..., patterns.shape[-1] // 2 :] = True
+    return hidden
+
+
+def _recall_controls(machine: KanervaMachine, recalled: list[Tensor], seed: int) -> dict[str, RecallControl]:
+    controls = {}
+    for level in (15, 30):
+        noise = SaltAndPepper(level / 100)
+        control = evaluation.evaluate_recall_control(machine, recalled, noise, channel=noise, seed=seed)
+        controls[f"{level}% salt and pepper, with the channel"] = control
+    hidden = _right_half(recalled[0])
+    occlusion = Occlusion(~hidden)
+    controls["right half missing, error of the missing half"] = evaluation.evaluate_recall_control(
+        machine, recalled, occlusion, channel=occlusion, seed=seed, entries=hidden
+    )
+    return controls
+
+
+def _error_columns(error: RecallError) -> str:
+    return f"{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[-1]:9.2%}"
+
+
+def _control_columns(control: RecallControl) -> str:
+    """The columns of the header: the errors with the right memory, those of the others after the last step, gain."""
+    right, other, empty = control
+    return f"{_error_columns(right)}{other.steps[-1]:9.2%}{empty.steps[-1]:9.2%}{control.gain:7.2f}"
+
+
+def _control_content(control: RecallControl) -> dict[str, Any]:
+    """For evaluation.json: the error by step with each memory, and the memory gain."""
+    errors = {f"{name}_memory": error.steps for name, error in control._asdict().items()}
+    return {"cue": control.right.cue, **errors, "memory_gain": control.gain}
+
+
+def _half_missing(machine: KanervaMachine, patterns: Tensor) -> Axes:
+    """What the three memories recall of letters whose right half is missing; ``patterns`` are two episodes."""
+    hidden = _right_half(patterns)
+    occlusion = Occlusion(~hidden)
+    cues = occlusion(patterns)
+    (memories,) = evaluation.control_memories(machine, [patterns])
+    recalled = {
+        f"{name} memory": memory.query(cues, channel=occlusion).patterns[-1]
+        for name, memory in memories._asdict().items()
+    }
+    return plotting.recall_comparison(patterns, cues, recalled, hidden=hidden)
 
 
 def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
@@ -97,9 +154,7 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
     wrong = "wrong pixels"
     keep("noise", table, plotting.curves(curves, xlabel="step", ylabel=wrong, percent=True, log_y=True))
     keep("baselines", _baselines(machine, data))
-    image = data.recalled[0].shape[2:]
-    hidden = torch.zeros(image, dtype=torch.bool, device=data.recalled[0].device)
-    hidden[..., image[-1] // 2 :] = True  # the right half
+    hidden = _right_half(data.recalled[0])
     occlusion = Occlusion(~hidden)
     with torch.random.fork_rng():
         torch.manual_seed(data.seed)
@@ -114,18 +169,25 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
     lengths = [length for length in _LENGTHS if length <= len(data.images)]
     noise = SaltAndPepper(0.15)
     capacity = evaluation.evaluate_capacity(machine, data.images, lengths, noise, channel=noise, seed=data.seed)
-    print("\npatterns in one memory: wrong pixels after 10 steps, negative bound")
-    for i, length in enumerate(lengths):
-        print(f"  {length:<6}{capacity['recall'].mean[i]:8.2%}{capacity['negative bound'].mean[i]:9.1f} nats")
-    recall = {"15% salt and pepper": capacity.pop("recall")}
+    print("\npatterns in one memory: wrong pixels after 10 steps with the right, another and an empty memory")
+    print(f"  {'':<6}{'right':>9}{'other':>9}{'empty':>9}{'gain':>9}  negative bound")
+    by_length = {name: dict(zip(curve.x, curve.mean, strict=True)) for name, curve in capacity.items()}
+    memories = ("recall", "recall, other memory", "recall, empty memory")
+    for length in lengths:
+        # A single episode of this length has no other memory.
+        errors = [f"{by_length[name][length]:9.2%}" if length in by_length[name] else f"{'-':>9}" for name in memories]
+        gain, bound = by_length["memory gain"][length], by_length["negative bound"][length]
+        print(f"  {length:<6}{''.join(errors)}{gain:9.2f}{bound:9.1f} nats")
+    recall = {name: capacity.pop(name) for name in memories}
     axis = f"patterns in a memory of {machine.num_slots} slots"
     keep("capacity", recall, plotting.curves(recall, xlabel=axis, ylabel=wrong, percent=True, log_x=True))
+    keep("capacity_gain", capacity.pop("memory gain"))
     keep("capacity_bound", capacity, plotting.curves(capacity, xlabel=axis, ylabel="nats per pattern", log_x=True))
     basins = {
         name: evaluation.evaluate_basins(machine, data.recalled[:1], _FLIPS, with_channel=with_channel, seed=data.seed)
-        for name, with_channel in (("told the channel", True), ("without a channel", False))
+        for name, with_channel in (("with the channel", True), ("without a channel", False))
     }
-    print("\nflipped pixels: cues that reach their pattern (below 2% wrong), told the channel / without")
+    print("\nflipped pixels: cues that reach their pattern (below 2% wrong), with the channel / without")
     for i, level in enumerate(_FLIPS):
         print(f"  {level:<6.0%}" + "".join(f"{curve.mean[i]:9.1%}" for curve in basins.values()))
     reach = "cues that reach their pattern"
@@ -137,16 +199,20 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
 
 def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, Curve], dict[str, Any]]:
     print("\nwrong pixels by noise and query; steps until the pattern no longer changes")
-    print(f"  {'':<48}{'cue':>8}{'step 1':>9}{'step 10':>9}{'steps':>7}")
+    print(f"  {'':<48}{_CONTROL_HEADER}{'steps':>7}")
     curves, table = {}, {}
     for name, noise in _NOISE.items():
         unknown = UnknownLevel(SaltAndPepper(0.2))
-        channels: dict[str, Channel | None] = {"told": noise, "unknown level": unknown, "no channel": None}
+        channels: dict[str, Channel | None] = {"with the channel": noise, "unknown level": unknown, "no channel": None}
         for kind, channel in channels.items():
-            error = evaluation.evaluate_recall(machine, data.recalled, noise, channel=channel, seed=data.seed)
+            control = evaluation.evaluate_recall_control(machine, data.recalled, noise, channel=channel, seed=data.seed)
+            error = control.right
             label, steps = f"{name}, {kind}", error.num_steps.mean().item()
-            print(f"  {label:<48}{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[-1]:9.2%}{steps:7.1f}")
-            table[label] = {"error": error.curve, "steps": steps, "never_rose": error.never_rose}
+            print(f"  {label:<48}{_control_columns(control)}{steps:7.1f}")
+            never_rose = sum(part.never_rose for part in control) / len(control)
+            table[label] = {"error": error.curve, "steps": steps, "never_rose": never_rose}
+            table[label] |= {"error_other_memory": control.other.curve, "error_empty_memory": control.empty.curve}
+            table[label]["memory_gain"] = control.gain
             if isinstance(noise, SaltAndPepper):
                 curves[label] = error.curve
     return curves, table

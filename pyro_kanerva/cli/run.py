@@ -1,7 +1,7 @@
 """A run: its folder, configuration, data and machine."""
 
+import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,13 @@ from torch import Tensor
 
 from pyro_kanerva.datasets import Episodes, glyphs, load_images
 from pyro_kanerva.machine import KanervaMachine
-from pyro_kanerva.networks import ConvDecoder, ConvEncoder
-from pyro_kanerva.priors import GaussianMemory
 from pyro_kanerva.training import load_checkpoint
-from pyro_kanerva.writers import OnlineWriter
+from pyro_kanerva.weights import build_machine, pretrained, pretrained_card
 
 #: The options of ``train`` that config.json keeps.
 CONFIG = (
     "data", "held_out", "held_out_where", "episode_length", "batch_size",
-    "slots", "code_size", "width", "block_size", "sweeps", "code_scale",
+    "slots", "address_prior", "network", "width", "code_size", "code_scale", "memory_scale",
     "steps", "learning_rate", "autoencoder_weight", "memory_kl_weight", "seed",
 )  # fmt: skip
 
@@ -83,19 +81,6 @@ def batches_on(device: torch.device, episodes: Episodes) -> list[Tensor]:
     return [patterns.to(device) for patterns in episodes]
 
 
-def build_machine(config: dict[str, Any], event_shape: Sequence[int], device: torch.device) -> KanervaMachine:
-    with torch.random.fork_rng(devices=[]):  # the initial parameters depend on the seed alone, on any device
-        torch.manual_seed(config["seed"])
-        machine = KanervaMachine(
-            ConvEncoder(event_shape, config["code_size"], config["width"]),
-            ConvDecoder(config["code_size"], event_shape, config["width"]),
-            memory_prior=GaussianMemory(config["slots"], config["code_size"]),
-            writer=OnlineWriter(config["block_size"], config["sweeps"]),
-            code_scale=config["code_scale"],
-        )
-    return machine.to(device)
-
-
 def load_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     try:
@@ -114,6 +99,22 @@ def open_run(run: Path, device_name: str) -> tuple[dict[str, Any], KanervaMachin
     device = find_device(device_name)
     config = load_config(run)
     images = load_split(config)[1]
-    machine = build_machine(config, (1, *images.shape[1:]), device)
+    machine = build_machine(config, (1, *images.shape[1:])).to(device)
     load_checkpoint(run, machine)
     return config, machine, images, device
+
+
+def open_machine(options: argparse.Namespace) -> tuple[dict[str, Any], KanervaMachine, Tensor, torch.device]:
+    """The same of ``--pretrained``, on held-out letters or the images of ``--data``; without it, of the run."""
+    if options.pretrained is None:
+        if options.data is not None:
+            raise ValueError("--data goes with --pretrained; a run has the images that it held out.")
+        return open_run(options.run, options.device)
+    device = find_device(options.device)
+    config: dict[str, Any] = pretrained_card(options.pretrained)["config"]
+    images = glyphs("test").images
+    if options.data is not None:
+        config["data"] = str(Path(options.data).resolve())
+        images = load_split(config)[1]
+    options.run.mkdir(parents=True, exist_ok=True)  # the folder of the pictures
+    return config, pretrained(options.pretrained).to(device), images, device

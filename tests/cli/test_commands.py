@@ -13,6 +13,7 @@ import torch
 
 from pyro_kanerva import Episodes
 from pyro_kanerva.cli import main
+from pyro_kanerva.cli.run import held_out_episodes, load_config, load_split
 
 SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -30,6 +31,14 @@ def train(data, run, *more):
     return main(["train", "--data", str(data), "--run", str(run), "--steps", "6", "--device", "cpu", *SMALL, *more])
 
 
+def ink_of_the_right_half(run):
+    """The share of ink in the right halves of the episodes that a run recalls: a blank half is wrong where ink is."""
+    config = load_config(run)
+    episodes = held_out_episodes(config, load_split(config)[1], SIZES["recall-episodes"])
+    recalled = torch.cat(list(episodes))
+    return recalled[..., recalled.shape[-1] // 2 :].mean().item()
+
+
 def test_train_evaluate_query_generate(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(data, run) == 0
@@ -41,18 +50,26 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
         "memory kl",
         "negative bound",
         "negative conditional bound",
-        "told the channel",
+        "15% salt and pepper, with the channel",
+        "30% salt and pepper, with the channel",
+        "right half missing",
         "without a channel",
+        "   other    empty   gain",
         "never rose: 100.00%",
     ):
         assert words in out
     written = {path.name for path in run.iterdir()}
-    pictures = {"recall.png", "energy.png", "training.png"}
+    pictures = {"recall.png", "recall_steps.png", "energy.png", "training.png"}
     assert written == pictures | {"config.json", "metrics.jsonl", "checkpoint.pt", "evaluation.json"}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 6
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["never_rose"] == 1
-    assert len(evaluation["error_told_the_channel"]) == 10
+    assert len(evaluation["error_with_the_channel"]) == 10
+    control = evaluation["recall_control"]["15% salt and pepper, with the channel"]
+    assert control["right_memory"] == evaluation["error_with_the_channel"]
+    assert control["memory_gain"] == pytest.approx(control["empty_memory"][-1] / control["right_memory"][-1])
+    missing = evaluation["recall_control"]["right half missing, error of the missing half"]
+    assert missing["cue"] == pytest.approx(ink_of_the_right_half(run), abs=1e-6)
     terms = ("reconstruction", "address_kl", "memory_kl")
     bound = evaluation[terms[0]] - evaluation[terms[1]] - evaluation[terms[2]]
     assert evaluation["negative_bound"] == pytest.approx(-bound, rel=1e-5)
@@ -60,19 +77,29 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
     assert main(["evaluate", "--run", str(run), "--recall-episodes", "2"]) == 0
     again = json.loads((run / "evaluation.json").read_text())
     assert evaluation.items() <= again.items()
-    assert set(again["noise"]) >= {"15% salt and pepper, told", "30% salt and pepper, unknown level"}
+    assert set(again["noise"]) >= {"15% salt and pepper, with the channel", "30% salt and pepper, unknown level"}
     assert all(part["never_rose"] == 1 for part in again["noise"].values())
-    assert again["capacity"]["15% salt and pepper"][0] == [4, 8]  # 15 images make no episode of 16
+    noisy = again["noise"]["15% salt and pepper, with the channel"]
+    assert noisy["memory_gain"] == pytest.approx(control["memory_gain"])
+    assert noisy["error_other_memory"][1][1:] == pytest.approx(control["other_memory"])
+    assert set(again["completion"]) >= {"query", "query, other memory", "query, empty memory"}
+    assert again["capacity"]["recall"][0] == [4, 8]  # 15 images make no episode of 16
+    assert again["capacity"]["recall, other memory"][0] == [4]  # and only one of 8
+    assert again["capacity_gain"][0] == [4, 8]
     drawn = {path.name for path in run.glob("*.png")}
     names = ("noise", "completion", "capacity", "capacity_bound", "basins", "recognition", "samples_of_the_prior")
     assert drawn == pictures | {f"{name}.png" for name in (*names, "samples_of_an_episode")}
-    assert "encoder and decoder" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "encoder and decoder" in out
+    assert re.search(r"^  8 +\d+\.\d\d% +- +\d+\.\d\d% +\d+\.\d\d .* nats$", out, re.MULTILINE)
 
     assert main(["query", "--run", str(run), "--noise", "0.3", "--steps", "2", "--out", str(tmp_path / "q.png")]) == 0
-    assert "wrong pixels: cue" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for words in ("wrong pixels: cue", "right memory: 1: ", "other memory: 1: ", "empty memory: 1: ", "memory gain"):
+        assert words in out
     assert main(["query", "--run", str(run), "--no-channel", "--episode", "1"]) == 0
     assert main(["generate", "--run", str(run), "--samples", "5", "--steps", "1"]) == 0
-    for picture in (tmp_path / "q.png", run / "recall.png", run / "samples.png"):
+    for picture in (tmp_path / "q.png", run / "query.png", run / "recall.png", run / "samples.png"):
         assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
@@ -137,6 +164,8 @@ def test_training_does_not_depend_on_the_global_seed(data, tmp_path):
         (["train", "--held-out-where", "split=1", "--data", "DATA"], "has no array 'split' of labels"),
         (["train", "--held-out", "60", "--data", "DATA"], "--held-out is 60; expected 1 to 59"),
         (["train", "--held-out", "3", "--data", "DATA", "--episode-length", "4"], "raise --held-out"),
+        (["train", "--held-out", "7", "--data", "DATA", "--episode-length", "4"], "make no two episodes of 4"),
+        (["train", "--data", "DATA", "--episode-length", "4", "--recall-episodes", "1"], "is 1; expected at least 2"),
     ],
 )
 def test_errors_are_told_without_a_traceback(data, tmp_path, monkeypatch, capsys, arguments, message):

@@ -1,0 +1,81 @@
+"""Files of trained machines: tensors in float16, the configuration, and a card that says how they were made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pyro_kanerva import _files
+from pyro_kanerva._files import PathLike
+from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.weights.build import build_machine
+
+_FOLDER = Path(__file__).parent
+_SMALL = 1024  # tensors of fewer entries stay in float32
+
+#: The machines that come with the package.
+NAMES = tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
+
+
+def export_machine(
+    path: PathLike, machine: KanervaMachine, config: Mapping[str, Any], event_shape: Sequence[int], card: Any
+) -> None:
+    """Write a machine of :func:`build_machine` to one file, whole or not at all; matrices in float16.
+
+    :param card: what :func:`pretrained_card` shall return; of plain values.
+    :raises ValueError: if a parameter is NaN, infinite, or beyond the range of float16.
+    """
+    tensors = {}
+    for name, tensor in machine.state_dict().items():
+        half = tensor.detach().cpu().contiguous()
+        half = half if half.numel() < _SMALL else half.half()
+        if not bool(half.isfinite().all()):
+            raise ValueError(f"export_machine(): parameter {name} is NaN, infinite or beyond the range of float16.")
+        tensors[name] = half
+    metadata = {"config": json.dumps(dict(config)), "event_shape": json.dumps(list(event_shape))}
+    content = save(tensors, {**metadata, "card": json.dumps(card)})
+    _files.write_whole(path, lambda file: file.write(content))
+
+
+def pretrained(name: PathLike) -> KanervaMachine:
+    """A trained machine, in float32 on the CPU.
+
+    :param name: of a machine that comes with the package, one of ``pyro_kanerva.weights.NAMES``, or the path of a file
+        that ``pyro-kanerva export`` wrote.
+    :raises ValueError: if there is no machine of that name, or the file is broken or of another program.
+    """
+    config, event_shape, _, tensors = _read(name)
+    try:
+        machine = build_machine(config, event_shape)
+        machine.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"pretrained(): {name} is of another version ({error}); export the machine anew.") from error
+    return machine
+
+
+def pretrained_card(name: PathLike) -> dict[str, Any]:
+    """How a trained machine was made and what it reached: data, command, steps, seed, bounds, recall, license.
+
+    Its key "config" holds the configuration. Arguments and errors as for :func:`pretrained`.
+    """
+    config, _, card, _ = _read(name)
+    return {"config": config, **card}
+
+
+def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], dict[str, torch.Tensor]]:
+    path = _FOLDER / f"{name}.safetensors" if str(name) in NAMES else Path(name)
+    if not path.is_file():
+        raise ValueError(f"pretrained(): there is no machine {name}; expected one of {', '.join(NAMES)}, or a file.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return (*(json.loads(metadata[key]) for key in ("config", "event_shape", "card")), tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"pretrained(): {path} is not a whole file of a trained machine ({type(error).__name__}). Use another copy."
+        ) from error
