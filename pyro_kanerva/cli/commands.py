@@ -53,10 +53,12 @@ def _train(options: argparse.Namespace) -> None:
     if options.resume:
         stored = run.load_config(options.run)
         changed = [name for name, value in config.items() if value != stored[name]]
+        if changed == ["steps"] and config["steps"] > stored["steps"]:
+            changed = []  # a run may train longer than planned
         if changed:
             changes = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
-            raise ValueError(f"--resume goes with the arguments of the run: {changes}. Pass the same.")
-    elif not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
+            raise ValueError(f"--resume goes with the arguments of the run: {changes}. Only --steps may grow.")
+    if options.resume or not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
         _files.write_text(options.run / "config.json", json.dumps(config, indent=2))
     start = time.perf_counter()
     result = fit(

@@ -86,7 +86,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     training.add_argument("--autoencoder-weight", type=float, default=1.0, help="weight of the autoencoder term")
     training.add_argument("--seed", type=int, default=0, help="seed of parameters, data, noise and evaluation")
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
-    training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run")
+    training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run; --steps may grow")
 
     evaluate = add("evaluate", "compute and draw all curves of a trained machine on held-out images; takes minutes")
     for sub in (train, evaluate):

@@ -60,7 +60,8 @@ def fit(
     divided by the number of patterns. The learning rate rises over the first steps and then falls to zero along a
     cosine. The noise of step n depends only on ``seed`` and n. The global random state does not change.
 
-    :param num_steps: total number of steps, including those before a resume.
+    :param num_steps: total number of steps, including those before a resume. A resumed run may have more of them than
+        was planned at first: from there on, the learning rate follows the schedule of the new number.
     :param learning_rate: the largest learning rate.
     :param autoencoder_weight: see :meth:`KanervaMachine.training_pair`, also for the next two.
     :param loss: by default ``TraceMeanField_ELBO(max_plate_nesting=2)``, whose closed-form KL terms have less noise;
@@ -69,7 +70,8 @@ def fit(
     :param seed: seed of the noise; ``episodes`` has its own seed.
     :param folder: folder for ``checkpoint.pt`` and ``metrics.jsonl``, which has a line per step with the loss, and
         every 25 steps the bound, in nats per pattern. ``None`` writes no files.
-    :param resume: continue from the checkpoint in ``folder``; the result is the same as without an interruption.
+    :param resume: continue from the checkpoint in ``folder``. With the same ``num_steps`` the result is the same as
+        without an interruption.
     :param checkpoint_every: steps between two checkpoints. One more is written at the end, and after Ctrl-C.
     :param progress: show a progress bar with the bound in nats per pattern.
     :raises ValueError: if an argument is out of range; if the folder holds a checkpoint and ``resume`` is False; if the
@@ -87,7 +89,6 @@ def fit(
     loss_of = elbo(*machine.training_pair(autoencoder_weight, memory_kl_weight, cue_channel))
     optimizer = torch.optim.Adam(machine.parameters(), lr=learning_rate)
     settings = {  # a resumed run must have the same
-        "num_steps": num_steps,
         "learning_rate": learning_rate,
         "autoencoder_weight": autoencoder_weight,
         "memory_kl_weight": memory_kl_weight,
@@ -104,6 +105,8 @@ def fit(
             )
         folder.mkdir(parents=True, exist_ok=True)
         losses = load_checkpoint(folder, machine, optimizer, settings) if resume else []
+        if len(losses) > num_steps:
+            raise ValueError(f"fit(): num_steps is {num_steps}; expected at least {len(losses)}, the steps of the run.")
         cut_metrics(folder / "metrics.jsonl", len(losses))  # steps after the checkpoint run again
 
     def save() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_kanerva import Episodes
+from pyro_kanerva import Episodes, pretrained_card
 from pyro_kanerva.cli import main
+from pyro_kanerva.cli.options import RECIPES
 from pyro_kanerva.cli.run import held_out_episodes, load_config, load_split
 
 SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
@@ -122,6 +123,46 @@ def test_resume_equals_uninterrupted(data, tmp_path, monkeypatch, capsys):
     assert train(data, cut, "--resume") == 0
     for name in ("metrics.jsonl", "evaluation.json", "config.json"):
         assert (cut / name).read_text() == (whole / name).read_text()
+
+
+def test_a_finished_run_trains_longer(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run) == 0
+    assert train(data, run, "--resume", "--steps", "9") == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 9
+    assert json.loads((run / "config.json").read_text())["steps"] == 9
+    assert train(data, run, "--resume", "--steps", "8") == 1
+    assert "steps was 9, now 8. Only --steps may grow." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address_prior", ["mixture", "slots", "gaussian", "simplex"])
+def test_every_address_prior_trains(data, tmp_path, address_prior):
+    assert train(data, tmp_path / "run", "--address-prior", address_prior) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["address_prior"], config["network"]) == (address_prior, RECIPES[address_prior]["network"])
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["never_rose"] == 1
+
+
+def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatch, capsys):
+    run, machine = tmp_path / "run", tmp_path / "machine.safetensors"
+    assert train(data, run) == 0
+    assert main(["export", "--run", str(run), "--out", str(machine), "--license", "MIT"]) == 0
+    assert f"machine: {machine}, " in capsys.readouterr().out
+    card = pretrained_card(machine)
+    assert card["license"] == "MIT"
+    assert card["evaluation"] == json.loads((run / "evaluation.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    options = ["--pretrained", str(machine), "--data", str(data)]
+    assert main(["query", *options]) == 0
+    assert main(["generate", *options, "--samples", "3"]) == 0
+    assert main(["evaluate", *options, "--recall-episodes", "2"]) == 0
+    folder = tmp_path / "kanerva-run"
+    names = ("query.png", "samples.png", "recall.png", "evaluation.json", "capacity.png")
+    assert {path.name for path in folder.iterdir()} >= set(names)
+    assert main(["query", "--run", str(run), "--data", str(data)]) == 1
+    assert "--data goes with --pretrained" in capsys.readouterr().err
+    assert main(["query", "--pretrained", "nothing"]) == 1
+    assert "there is no machine nothing" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_not_overwritten(data, tmp_path, capsys):

@@ -19,9 +19,9 @@ def test_load_checkpoint(make_machine, episodes, tmp_path):
     assert load_checkpoint(tmp_path, other, optimizer) == losses
     torch.testing.assert_close(dict(other.state_dict()), dict(machine.state_dict()), rtol=0, atol=0)
     assert all(state["step"] == 3 for state in optimizer.state_dict()["state"].values())
-    assert load_checkpoint(tmp_path, other, settings={"num_steps": 3, "seed": 0}) == losses
+    assert load_checkpoint(tmp_path, other, settings={"loss": "TraceMeanField_ELBO", "seed": 0}) == losses
     with pytest.raises(ValueError, match="seed was 0, now 1"):
-        load_checkpoint(tmp_path, other, settings={"num_steps": 3, "seed": 1})
+        load_checkpoint(tmp_path, other, settings={"loss": "TraceMeanField_ELBO", "seed": 1})
 
 
 def test_checkpoints_survive_a_kill(tmp_path):
@@ -53,8 +53,10 @@ def test_bad_checkpoints(make_machine, episodes, tmp_path):
     fit(make_machine(), episodes, num_steps=2, **options)
     with pytest.raises(ValueError, match=r"holds a checkpoint already\. Go on from it with resume"):
         fit(make_machine(), episodes, num_steps=2, **options)
-    with pytest.raises(ValueError, match=r"num_steps was 2, now 3.*Pass the same"):
-        fit(make_machine(), episodes, num_steps=3, resume=True, **options)
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.001, now 0\.1.*Pass the same"):
+        fit(make_machine(), episodes, num_steps=2, learning_rate=0.1, resume=True, **options)
+    with pytest.raises(ValueError, match=r"num_steps is 1; expected at least 2, the steps of the run"):
+        fit(make_machine(), episodes, num_steps=1, resume=True, **options)
     with pytest.raises(ValueError, match="machine of another build"):
         fit(make_machine(slots=4), episodes, num_steps=2, resume=True, **options)
     path = tmp_path / "checkpoint.pt"

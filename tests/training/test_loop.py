@@ -10,6 +10,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_kanerva import Episodes, fit
+from pyro_kanerva.training import load_checkpoint
 
 
 def seeded(make_machine):
@@ -77,6 +78,19 @@ def test_ctrl_c_stops_after_the_step(make_machine, episodes, tmp_path, monkeypat
     resumed = fit(make_machine(), episodes, folder=tmp_path, resume=True, **options)
     assert resumed.losses == whole.losses
     assert not resumed.interrupted
+
+
+def test_a_finished_run_trains_longer(make_machine, episodes, tmp_path):
+    short = fit(seeded(make_machine), episodes, num_steps=4, folder=tmp_path, progress=False)
+    machine = make_machine()
+    longer = fit(machine, episodes, num_steps=9, folder=tmp_path, resume=True, progress=False)
+    assert len(longer.losses) == 9
+    assert longer.losses[:4] == short.losses
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 9
+    again = make_machine()
+    load_checkpoint(tmp_path, again)
+    for one, other in zip(machine.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_cue_channel_and_weights_are_used(make_machine, episodes):
