@@ -14,8 +14,8 @@ ARGS = {
     "address_priors.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --lengths 2 4 "
     "--patterns 4 --scales 0.1 --run run --out picture.png",
     "compare_parts.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 "
-    "--test-episodes 2 --recall-episodes 1 --memory-priors gaussian laplace --address-priors gaussian categorical "
-    "--writers blocks slots kanerva-2018 --readers exact slots kanerva-2018 --run run --out picture.png",
+    "--test-episodes 2 --recall-episodes 2 --memory-priors gaussian laplace --address-priors gaussian categorical "
+    "--writers blocks slots kanerva-2018 --readers exact slots kanerva-2018 --vae --run run --out picture.png",
     "energy_landscape.py": "--size 4 --code-size 3 --width 8 --batch-size 2 --train-steps 2 --query-steps 2 "
     "--resolution 5 --out picture.png",
     "svi_script.py": "--slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --steps 2 --out picture.png",
@@ -72,6 +72,66 @@ def test_example_runs(name, tmp_path, monkeypatch):
     example = runpy.run_path(str(EXAMPLES / name))
     example["main"](example["parser"]().parse_args(ARGS[name].split()))
     assert sorted(path.name for path in tmp_path.iterdir() if path.stat().st_size) == WRITES.get(name, [])
+
+
+def test_compare_parts_with_a_vae(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example = runpy.run_path(str(EXAMPLES / "compare_parts.py"))
+
+    def compare(arguments):
+        parts = "--combinations gaussian/gaussian/blocks/exact gaussian/mixture/mixture/mixture --vae"
+        tiny = "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --test-episodes 2"
+        return example["main"](example["parser"]().parse_args(f"{parts} {tiny} {arguments}".split()))
+
+    results = {result["parts"]: result for result in compare("--group-by label")}
+    assert set(results) == {"gaussian/gaussian/blocks/exact", "gaussian/mixture/mixture/mixture", "VAE, no memory"}
+    assert results["gaussian/mixture/mixture/mixture"]["empty memory"] is not None
+    vae = results["VAE, no memory"]
+    assert np.isfinite(vae["negative bound"])
+    assert vae["code KL"] > 0
+    assert vae["negative bound"] == pytest.approx(vae["code KL"] - vae["reconstruction"], rel=1e-5)
+    assert vae["negative conditional bound"] == vae["negative bound"]
+    assert vae["memory KL"] == vae["address KL"] == 0
+    assert 0 <= vae["recall error"] <= 1
+    assert "| - |" in capsys.readouterr().out
+
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("compare-run/*/*")}
+    compare("--group-by label")  # skips what is there
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("compare-run/*/*")} == written
+    results = compare("--group-by label --memory-kl-weight 0.5")  # which a VAE does not have
+    assert [result["parts"] for result in results].count("VAE, no memory") == 1
+    for arguments, message in (
+        ("--group-by font", "--group-by is font; expected label, the only one of glyphs."),
+        ("--recall-episodes 1", "expected at least 2 test episodes and recall episodes"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            compare(arguments)
+
+
+def test_the_vae_of_compare_parts_goes_on_from_its_checkpoint(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "compare_parts.py"))
+    tiny = "--code-size 3 --width 8 --episode-length 3 --batch-size 2 --steps 203"
+    args = example["parser"]().parse_args(tiny.split())
+    episodes, batches = example["load"](args)
+
+    class Interrupted:
+        fingerprint = episodes.fingerprint
+
+        def __getitem__(self, index):
+            if index == 202:  # the checkpoint is of step 200
+                raise KeyboardInterrupt
+            return episodes[index]
+
+    def fit(episodes, folder):
+        vae = example["VAE"](args, batches[0].shape[2:])
+        example["fit_vae"](args, vae, episodes, tmp_path / folder)
+        return vae
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Interrupted(), "resumed")
+    whole, resumed = fit(episodes, "whole").state_dict(), fit(episodes, "resumed").state_dict()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value)
 
 
 def test_omniglot_figures(tmp_path, monkeypatch, capsys):

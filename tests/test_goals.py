@@ -47,7 +47,7 @@ def test_retrieval_of_new_characters(tmp_path):
     run = tmp_path / "run"
     command = ["train", "--held-out-where", "split=1", "--steps", "2800", "--learning-rate", "6e-3"]
     assert main([*command, "--memory-kl-weight", "0.1", "--data", path, "--run", str(run)]) == 0
-    assert main(["evaluate", "--run", str(run), "--recall-episodes", "32"]) == 0
+    assert main(["evaluate", "--run", str(run), "--recall-episodes", "32", "--curves"]) == 0
     evaluation = json.loads((run / "evaluation.json").read_text())
     error = {name: part["error"][1] for name, part in evaluation["noise"].items()}  # means by step
     assert all(part["never_rose"] == 1 for part in evaluation["noise"].values())

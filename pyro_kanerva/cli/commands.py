@@ -83,8 +83,9 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     config, machine, images, device = run.open_machine(options)
     recalled = _report(options, config, machine, images, device)
-    data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
-    report.all_figures(options.run, machine, data)
+    if options.curves:
+        data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
+        report.all_figures(options.run, machine, data)
 
 
 def _report(
@@ -154,8 +155,9 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     config, machine, images, _ = run.open_run(options.run, options.device)
+    config["data"] = Path(config["data"]).name  # a path means nothing on another machine
     content = json.loads((options.run / "evaluation.json").read_text())
-    card = {"license": options.license, "data": options.source, "evaluation": content}
+    card = {"license": options.license, "source": options.source, "evaluation": content}
     export_machine(options.out, machine, config, (1, *images.shape[1:]), card)
     print(f"machine: {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
 

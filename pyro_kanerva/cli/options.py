@@ -88,7 +88,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
     training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run; --steps may grow")
 
-    evaluate = add("evaluate", "compute and draw all curves of a trained machine on held-out images; takes minutes")
+    evaluate = add("evaluate", "bound and recall of a trained machine on held-out images, as at the end of train")
+    evaluate.add_argument("--curves", action="store_true", help="all curves and tables, which takes minutes")
     for sub in (train, evaluate):
         sub.add_argument_group("evaluation").add_argument(
             "--recall-episodes", type=int, default=16, help="held-out episodes to recall from damaged cues"

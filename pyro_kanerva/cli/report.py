@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva import _files, evaluation, plotting
-from pyro_kanerva.channels import Channel, Flip, Occlusion, SaltAndPepper, UnknownLevel
+from pyro_kanerva.channels import Channel, Damage, Flip, Occlusion, SaltAndPepper, UnknownLevel
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation import Curve, RecallControl, RecallError
 from pyro_kanerva.machine import KanervaMachine
@@ -193,6 +193,7 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
         print(f"  {level:<6.0%}" + "".join(f"{curve.mean[i]:9.1%}" for curve in basins.values()))
     reach = "cues that reach their pattern"
     keep("basins", basins, plotting.curves(basins, xlabel="flipped pixels of a cue", ylabel=reach, percent=True))
+    keep("attractors", _attractors(machine, data))
     if len(data.images) >= 2 * data.episode_length:  # half of an episode is stored, half is not
         _recognize(machine, data, 2 * data.episode_length, keep)
     _generate(machine, data, run)
@@ -228,6 +229,34 @@ def _baselines(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, fl
         for baseline, error in result[name].items():
             print(f"  {baseline:<56}{error:8.2%}")
     return result
+
+
+def _attractors(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, Any]]:
+    """Where queries end, by the number of patterns in a memory and the start; for evaluation.json."""
+    slots, noise = machine.num_slots, SaltAndPepper(0.3)
+    starts: dict[str, tuple[Damage, Channel | None]] = {
+        "30% salt and pepper, with the channel": (noise, noise),
+        "30% salt and pepper, without a channel": (noise, None),
+        "random starts": (evaluation.random_start, None),
+    }
+    print("\nwhere queries end after 30 steps, by T patterns in K slots; fixed: stored patterns that are fixed points;")
+    print("empty: ends at the own, and at any stored pattern, with an empty memory")
+    columns = ("own", "other", "mixture", "elsewhere", "converged", "fixed", "empty own", "empty any")
+    print(f"  {'T / K':<7}{'start':<40}" + "".join(f"{column:>11}" for column in columns))
+    table = {}
+    for length in sorted({max(1, slots // 2), slots, 2 * slots}):
+        if length > len(data.images):
+            continue
+        # Other functions of this report take fewer episodes; shares of queries need many.
+        episodes = Episodes(data.images, length, min(16, len(data.images) // length), seed=data.seed)
+        patterns = episodes[0].to(machine.log_code_scale.device)
+        for name, (damage, channel) in starts.items():
+            found = evaluation.evaluate_attractors(machine, [patterns], damage, channel=channel, seed=data.seed)
+            shares = (*found.right, found.converged, found.stored_fixed_points, found.empty.own, found.empty.stored)
+            print(f"  {length / slots:<7.2f}{name:<40}" + "".join(f"{share:11.1%}" for share in shares))
+            content = found._asdict() | {"right": found.right._asdict(), "empty": found.empty._asdict()}
+            table[f"{length} patterns in {slots} slots, {name}"] = {"episodes": len(patterns), **content}
+    return table
 
 
 def _recognize(machine: KanervaMachine, data: HeldOut, length: int, keep: Callable[[str, Any, Axes], None]) -> None:

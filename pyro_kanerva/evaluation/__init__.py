@@ -1,9 +1,10 @@
-"""Evaluation on held-out data: the bound, recall and its control, capacity, basins of attraction, recognition.
+"""Evaluation on held-out data: bound, recall and its control, where queries end, capacity, basins, recognition.
 
 ``batches`` is any iterable of patterns (B, T) + E, for example :class:`~pyro_kanerva.Episodes`; every function iterates
 once. Confidence intervals are over episodes.
 """
 
+from pyro_kanerva.evaluation.attractors import Attractors, Ends, classify_ends, evaluate_attractors, random_start
 from pyro_kanerva.evaluation.baselines import autoencoder, evaluate_baselines, hopfield, nearest_pattern
 from pyro_kanerva.evaluation.bound import evaluate_bound
 from pyro_kanerva.evaluation.capacity import evaluate_basins, evaluate_capacity
@@ -14,8 +15,9 @@ from pyro_kanerva.evaluation.recall import RecallError, entry_error, evaluate_re
 from pyro_kanerva.evaluation.recognition import ROC, evaluate_recognition, familiarity, roc
 
 __all__ = [
-    "ROC", "ControlMemories", "Curve", "RecallControl", "RecallError", "autoencoder", "control_memories", "entry_error",
-    "evaluate_baselines", "evaluate_basins", "evaluate_bound", "evaluate_capacity", "evaluate_completion",
-    "evaluate_recall", "evaluate_recall_control", "evaluate_recognition", "familiarity", "hopfield", "interval", "join",
-    "nearest_pattern", "recall_error", "roc",
+    "ROC", "Attractors", "ControlMemories", "Curve", "Ends", "RecallControl", "RecallError", "autoencoder",
+    "classify_ends", "control_memories", "entry_error", "evaluate_attractors", "evaluate_baselines", "evaluate_basins",
+    "evaluate_bound", "evaluate_capacity", "evaluate_completion", "evaluate_recall", "evaluate_recall_control",
+    "evaluate_recognition", "familiarity", "hopfield", "interval", "join", "nearest_pattern", "random_start",
+    "recall_error", "roc",
 ]  # fmt: skip
