@@ -110,12 +110,12 @@ def evaluate(args, machine, images):
     image = torch.Size((1, *images.shape[1:]))
     left = torch.arange(image[-1]) < image[-1] // 2
     damages = {"15% noise": pk.SaltAndPepper(0.15), "30% noise": pk.SaltAndPepper(0.3)}
-    damages["half missing"] = pk.Occlusion(left)
+    damages["right half missing"] = pk.Occlusion(left)
     rows = []
     for length in args.lengths:
         episodes = pk.Episodes(images, length, max(2, args.patterns // length), seed=args.seed)
         for name, damage in damages.items():
-            entries = ~left.expand(image) if name == "half missing" else None
+            entries = ~left.expand(image) if name == "right half missing" else None
             control = evaluate_recall_control(
                 machine, [episodes[0]], damage, channel=damage, seed=args.seed, entries=entries
             )

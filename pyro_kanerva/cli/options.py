@@ -86,7 +86,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     training.add_argument("--autoencoder-weight", type=float, default=1.0, help="weight of the autoencoder term")
     training.add_argument("--seed", type=int, default=0, help="seed of parameters, data, noise and evaluation")
     training.add_argument("--checkpoint-every", type=int, default=200, help="steps between two checkpoints")
-    training.add_argument("--resume", action="store_true", help="continue from the checkpoint of the run; --steps may grow")
+    training.add_argument(
+        "--resume", action="store_true", help="continue from the checkpoint of the run; --steps may grow"
+    )
 
     evaluate = add("evaluate", "bound and recall of a trained machine on held-out images, as at the end of train")
     evaluate.add_argument("--curves", action="store_true", help="all curves and tables, which takes minutes")

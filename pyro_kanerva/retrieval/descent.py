@@ -43,10 +43,10 @@ class Descent:
                 self.pattern = torch.where(energy.observed, cues, other.mode)
             other = other._replace(energy=other.next_energy)  # that of the pattern as it is now
         trial = energy.evaluate(self.closed_form(cues, everyone), self.pattern, everyone)
-        component = energy.best_component(self.pattern)
+        component = energy.best_component()
         if component is not None:
-            slot = energy.evaluate(component, self.pattern, everyone)
-            trial = _choose(slot.energy < trial.energy, slot, trial)
+            best = energy.evaluate(component, self.pattern, everyone)
+            trial = _choose(best.next_energy < trial.next_energy, best, trial)
         doubtful = (~energy.observed).flatten(2).any(-1) | ~trial.energy.isfinite()
         if bool(doubtful.any()):
             other = energy.evaluate(center, self.pattern, everyone) if other is None else other

@@ -153,22 +153,25 @@ class QueryEnergy:
         return self.coordinates.inverse(address)
 
     @torch.no_grad()
-    def best_component(self, pattern: Tensor) -> Tensor | None:
+    def best_component(self) -> Tensor | None:
         """Where the prior is a mixture: for each cue the mean of the component that explains it best, (B, Q, n).
 
-        Every component is decoded once for a memory, not once for a cue. ``pattern`` is as in :meth:`evaluate`.
+        None for other priors, and for a query without a channel whose entries are all observed: without a channel the
+        likelihood says nothing about noise, and a noisy cue fits a slot that holds nothing best. Every component is
+        decoded once for a memory, not once for a cue.
         """
-        if not isinstance(self.prior, GaussianMixture):
+        if not isinstance(self.prior, GaussianMixture) or (self.channel is None and bool(self.observed.all())):
             return None
         means = self.prior.component_means  # (J, K)
         outputs = self.parts.decoder_output(self.parts.code(means, self.matrix))  # (B, J) + its shape
-        shape, values = (1, *self.cues.shape), pattern if self.channel is None else self.cues
-        scores = []
+        shape, scores = (1, *self.cues.shape), []
         for index in range(len(means)):
             output = outputs[:, index].unsqueeze(1).expand(*shape[1:3], *outputs.shape[2:])
             prediction = self.parts.likelihood_of(output.unsqueeze(0), shape)
-            log_evidence = cue_log_evidence(values, prediction, self._known_channel(prediction), self.observed)
-            scores.append(log_evidence.squeeze(0) + self.prior.log_prob(means[index]))
+            channel = self._known_channel(prediction)
+            entries = prediction.log_prob(self.cues) if channel is None else channel.log_evidence(self.cues, prediction)
+            log_evidence = torch.where(self.observed, entries, 0.0).flatten(3).sum(-1).squeeze(0)
+            scores.append(log_evidence + self.prior.log_prob(means[index]))
         return means[torch.stack(scores).argmax(0)]
 
     def _address_term(self, points: Tensor) -> Tensor:
