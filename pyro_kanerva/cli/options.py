@@ -71,7 +71,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     def add_recipe(group: argparse._ArgumentGroup, name: str, kind: type, text: str, **more: Any) -> None:
         """An option whose default depends on the address prior."""
         defaults = [recipe[name.replace("-", "_")] for recipe in (SLOTS, PAPER)]
-        text = f"{text} (default: {defaults[0]}; with --address-prior gaussian: {defaults[1]})"
+        text = f"{text} (default: {defaults[0]} for mixture and slots, {defaults[1]} for other address priors)"
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text, **more)
 
     networks = "linear encoder and decoder with a shortcut, mlp, or conv"
