@@ -83,7 +83,9 @@ def test_values_beyond_float16_raise_and_leave_no_file(tmp_path, value):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "gaussian" in name else []) for name in NAMES]
+)
 def test_the_card_of_a_machine_holds(name):
     """The bound within 0.5 nats and each recall error within 0.05 points of the card; float16 costs less."""
     machine, card = pk.pretrained(name), pk.pretrained_card(name)
