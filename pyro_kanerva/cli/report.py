@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,11 @@ def _control_columns(control: RecallControl) -> str:
 def _control_content(control: RecallControl) -> dict[str, Any]:
     """For evaluation.json: the error by step with each memory, and the memory gain."""
     errors = {f"{name}_memory": error.steps for name, error in control._asdict().items()}
-    return {"cue": control.right.cue, **errors, "memory_gain": control.gain}
+    return {"cue": control.right.cue, **errors, "memory_gain": _gain_content(control)}
+
+
+def _gain_content(control: RecallControl) -> float | None:
+    return control.gain if math.isfinite(control.gain) else None  # JSON has no infinity
 
 
 def _half_missing(machine: KanervaMachine, patterns: Tensor) -> Axes:
@@ -202,7 +207,8 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
 def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, Curve], dict[str, Any]]:
     print("\nwrong pixels by noise and query; steps until the pattern no longer changes")
     print(f"  {'':<48}{_CONTROL_HEADER}{'steps':>7}")
-    curves, table = {}, {}
+    curves: dict[str, Curve] = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, noise in _NOISE.items():
         unknown = UnknownLevel(SaltAndPepper(0.2))
         channels: dict[str, Channel | None] = {"with the channel": noise, "unknown level": unknown, "no channel": None}
@@ -214,7 +220,7 @@ def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, 
             never_rose = sum(part.never_rose for part in control) / len(control)
             table[label] = {"error": error.curve, "steps": steps, "never_rose": never_rose}
             table[label] |= {"error_other_memory": control.other.curve, "error_empty_memory": control.empty.curve}
-            table[label]["memory_gain"] = control.gain
+            table[label]["memory_gain"] = _gain_content(control)
             if isinstance(noise, SaltAndPepper):
                 curves[label] = error.curve
     return curves, table
