@@ -1,6 +1,7 @@
 """Figures of Omniglot that need labels or several runs: recognition, samples, recall error by memory KL.
 
-    pyro-kanerva train --address-prior gaussian --data omniglot.npz --held-out-where split=1 --run chars
+    pyro-kanerva train --address-prior gaussian --data omniglot.npz --held-out-where split=1 --steps 2800 \\
+        --memory-kl-weight 0.1 --run chars
     python examples/omniglot_figures.py --run chars --group-by alphabet --rate-distortion rate-0.03 rate-0.1 rate-0.3
 
 ``--run`` is a run of the command line. Its images come from an .npz file with integer labels, and one of the labels

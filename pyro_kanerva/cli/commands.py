@@ -49,7 +49,6 @@ def _train(options: argparse.Namespace) -> None:
     _check_control(config, test, options.recall_episodes)
     num_parameters = sum(parameter.numel() for parameter in machine.parameters())
     print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
-    options.run.mkdir(parents=True, exist_ok=True)
     if options.resume:
         stored = run.load_config(options.run)
         changed = [name for name, value in config.items() if value != stored[name]]
@@ -58,8 +57,9 @@ def _train(options: argparse.Namespace) -> None:
         if changed:
             changes = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the arguments of the run: {changes}. Only --steps may grow.")
-    if options.resume or not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
-        _files.write_text(options.run / "config.json", json.dumps(config, indent=2))
+    options.run.mkdir(parents=True, exist_ok=True)
+    if not options.resume and not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
+        _write_config(options, config)
     start = time.perf_counter()
     result = fit(
         machine,
@@ -73,11 +73,16 @@ def _train(options: argparse.Namespace) -> None:
         resume=options.resume,
         checkpoint_every=options.checkpoint_every,
     )
+    _write_config(options, config)  # a resumed run may have more steps than planned
     if result.interrupted:
         print(f"Stopped after step {len(result.losses)}; go on with the same command and --resume.")
         return
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _report(options, config, machine, test, device)
+
+
+def _write_config(options: argparse.Namespace, config: dict[str, Any]) -> None:
+    _files.write_text(options.run / "config.json", json.dumps(config, indent=2))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -155,8 +160,16 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     config, machine, images, _ = run.open_run(options.run, options.device)
-    config["data"] = Path(config["data"]).name  # a path means nothing on another machine
-    content = json.loads((options.run / "evaluation.json").read_text())
+    if not options.out.absolute().parent.is_dir():
+        raise ValueError(f"--out is {options.out}; expected a file in a folder that exists.")
+    config["data"] = Path(config["data"]).name  # a path means nothing on another computer
+    path = options.run / "evaluation.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    if content.get("parameters") != report.fingerprint(machine):
+        raise ValueError(
+            f"{path} is not an evaluation of these parameters, which the card needs. Run: pyro-kanerva evaluate --run "
+            f"{options.run}"
+        )
     card = {"license": options.license, "source": options.source, "evaluation": content}
     export_machine(options.out, machine, config, (1, *images.shape[1:]), card)
     print(f"machine: {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")

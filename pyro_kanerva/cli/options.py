@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pyro_kanerva.cli.run import DEFAULT_RUN
 from pyro_kanerva.weights import ADDRESS_PRIORS, NAMES, NETWORKS
 
 Command = Callable[[argparse.Namespace], None]
@@ -32,8 +33,15 @@ them from damaged cues.
   pyro-kanerva query --noise 0.3            store an episode, recall it from cues with 30% noise
   pyro-kanerva generate                     store an episode, and draw new images from its memory
 
-Every command reads and writes one folder, the run: --run kanerva-run.
+  pyro-kanerva query --pretrained letters   the same with a trained machine of the package
+  pyro-kanerva export --out FILE            write your machine to a small file, for --pretrained FILE
+
+Every command reads and writes one folder, the run: --run kanerva-run. With --pretrained it is kanerva-NAME.
 """
+
+
+def _float_or_none(text: str) -> float | None:
+    return None if text == "None" else float(text)
 
 
 def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -48,7 +56,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             name, help=text, description=text + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         sub.set_defaults(command=commands[name])
-        sub.add_argument("--run", type=Path, default=Path("kanerva-run"), help="folder of the run")
+        sub.add_argument("--run", type=Path, default=DEFAULT_RUN, help="folder of the run")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; auto is a GPU if there is one")
         return sub
 
@@ -68,10 +76,12 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     machine.add_argument("--address-prior", choices=RECIPES, default="mixture", help=kinds)
     training = train.add_argument_group("training")
 
-    def add_recipe(group: argparse._ArgumentGroup, name: str, kind: type, text: str, **more: Any) -> None:
+    def add_recipe(
+        group: argparse._ArgumentGroup, name: str, kind: Callable[[str], Any], text: str, **more: Any
+    ) -> None:
         """An option whose default depends on the address prior."""
         defaults = [recipe[name.replace("-", "_")] for recipe in (SLOTS, PAPER)]
-        text = f"{text} (default: {defaults[0]} for mixture and slots, {defaults[1]} for other address priors)"
+        text += f" (default: {defaults[0]} for mixture and slots, {defaults[1]} for other address priors)"
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text, **more)
 
     networks = "linear encoder and decoder with a shortcut, mlp, or conv"
@@ -79,7 +89,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     add_recipe(machine, "width", int, "units of a hidden layer, or channels of the first stage of conv")
     add_recipe(machine, "code-size", int, "columns of the memory, C")
     add_recipe(machine, "code-scale", float, "initial scale of the learned code noise, sigma")
-    add_recipe(machine, "memory-scale", float, "initial standard deviation of the memory prior; None: 1 / sqrt(slots)")
+    add_recipe(
+        machine, "memory-scale", _float_or_none, "initial standard deviation of the memory prior; None: 1 / sqrt(slots)"
+    )
     add_recipe(training, "steps", int, "training steps")
     add_recipe(training, "learning-rate", float, "largest learning rate of Adam")
     add_recipe(training, "memory-kl-weight", float, "weight of the memory's KL in the loss")
@@ -115,5 +127,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     for sub in (evaluate, query, generate):
         trained = f"use a trained machine instead of a run: {', '.join(NAMES)}, or a file that export wrote"
         sub.add_argument("--pretrained", metavar="NAME", help=trained)
-        sub.add_argument("--data", help="with --pretrained: images to use, as for train; default: held-out letters")
+        sub.add_argument("--data", help="with --pretrained: images, as for train; default: the held-out letters")
+        where = "with --data: only the images whose integer label NAME is VALUE, for example split=1"
+        sub.add_argument("--data-where", metavar="NAME=VALUE", help=where)
     return result

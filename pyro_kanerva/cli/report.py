@@ -1,5 +1,6 @@
 """The reports of the command line on a trained machine: tables, evaluation.json, and figures in the run's folder."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -73,6 +74,7 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     content: dict[str, Any] = {**nats, "episodes": episodes, "recall_episodes": num_recalled}
     content |= {"cue_error": with_channel.cue, "error_with_the_channel": with_channel.steps}
     content |= {"error_without_a_channel": without_channel.steps, "never_rose": never_rose, "seed": seed}
+    content["parameters"] = fingerprint(machine)
     content["recall_control"] = {name: _control_content(control) for name, control in controls.items()}
     _files.write_text(run / "evaluation.json", json.dumps(content, indent=2))
     patterns = recalled[0]
@@ -89,6 +91,14 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
         columns = ([line[name] for line in lines] for name in ("step", "bound", "conditional_bound"))
         pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
     print(f"pictures: {', '.join(map(str, pictures))}")
+
+
+def fingerprint(machine: KanervaMachine) -> str:
+    """A digest of the parameters."""
+    digest = hashlib.sha256()
+    for name, tensor in machine.state_dict().items():
+        digest.update(name.encode() + tensor.numpy(force=True).tobytes())
+    return digest.hexdigest()
 
 
 def _right_half(patterns: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.training import load_checkpoint
 from pyro_kanerva.weights import build_machine, pretrained, pretrained_card
 
+#: The folder of a run, where ``--run`` is not given.
+DEFAULT_RUN = Path("kanerva-run")
+
 #: The options of ``train`` that config.json keeps.
 CONFIG = (
     "data", "held_out", "held_out_where", "episode_length", "batch_size",
@@ -107,14 +110,30 @@ def open_run(run: Path, device_name: str) -> tuple[dict[str, Any], KanervaMachin
 def open_machine(options: argparse.Namespace) -> tuple[dict[str, Any], KanervaMachine, Tensor, torch.device]:
     """The same of ``--pretrained``, on held-out letters or the images of ``--data``; without it, of the run."""
     if options.pretrained is None:
-        if options.data is not None:
+        if options.data is not None or options.data_where is not None:
             raise ValueError("--data goes with --pretrained; a run has the images that it held out.")
         return open_run(options.run, options.device)
     device = find_device(options.device)
     config: dict[str, Any] = pretrained_card(options.pretrained)["config"]
-    images = glyphs("test").images
-    if options.data is not None:
-        config["data"] = str(Path(options.data).resolve())
-        images = load_split(config)[1]
-    options.run.mkdir(parents=True, exist_ok=True)  # the folder of the pictures
-    return config, pretrained(options.pretrained).to(device), images, device
+    machine = pretrained(options.pretrained).to(device)
+    images = _images_of(options)
+    if (1, *images.shape[1:]) != machine.event_shape:
+        raise ValueError(
+            f"--data has images of {tuple(images.shape[1:])} pixels; {options.pretrained} expects "
+            f"{tuple(machine.event_shape or ())[1:]}. Resize them."
+        )
+    if options.run == DEFAULT_RUN:
+        options.run = Path(f"kanerva-{Path(options.pretrained).stem}")
+    if (options.run / "config.json").exists():
+        raise ValueError(f"{options.run} holds a run of its own; pass another folder with --run for the pictures.")
+    options.run.mkdir(parents=True, exist_ok=True)
+    return config, machine, images, device
+
+
+def _images_of(options: argparse.Namespace) -> Tensor:
+    """The images of ``--data``, by default the held-out letters."""
+    if options.data in (None, "glyphs"):
+        return glyphs("test").images
+    if options.data_where is not None:
+        return split_by_label(options.data, options.data_where, None)[1]
+    return load_images(options.data).images

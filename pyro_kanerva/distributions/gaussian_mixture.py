@@ -95,7 +95,7 @@ class GaussianMixture(dist.TorchDistribution):
 
     @full_precision
     def mean_covariance_scale_tril(self) -> Tensor:
-        """Cholesky factor (..., n, n) of the covariance, averaged over the T mixtures."""
+        """Cholesky factor (..., n, n) of the covariance, averaged over the T mixtures of batch shape (..., T)."""
         centered = self.offsets.unsqueeze(-3) - (self.weights @ self.offsets).unsqueeze(-2)  # (..., T, J, n)
         weighted = self.weights.unsqueeze(-1) * centered / self.batch_shape[-1]
         # In float64: S may be smaller than the rounding errors of the spread.

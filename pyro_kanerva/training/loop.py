@@ -60,8 +60,8 @@ def fit(
     divided by the number of patterns. The learning rate rises over the first steps and then falls to zero along a
     cosine. The noise of step n depends only on ``seed`` and n. The global random state does not change.
 
-    :param num_steps: total number of steps, including those before a resume. A resumed run may have more of them than
-        was planned at first: from there on, the learning rate follows the schedule of the new number.
+    :param num_steps: total number of steps, including those before a resume. A resumed run may have another number than
+        planned at first, not below the steps done: from there on, the learning rate follows the new schedule.
     :param learning_rate: the largest learning rate.
     :param autoencoder_weight: see :meth:`KanervaMachine.training_pair`, also for the next two.
     :param loss: by default ``TraceMeanField_ELBO(max_plate_nesting=2)``, whose closed-form KL terms have less noise;

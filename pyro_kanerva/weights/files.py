@@ -58,9 +58,11 @@ def pretrained(name: PathLike) -> KanervaMachine:
 
 
 def pretrained_card(name: PathLike) -> dict[str, Any]:
-    """How a trained machine was made and what it reached: data, command, steps, seed, bounds, recall, license.
+    """How a trained machine was made, and what it reached.
 
-    Its key "config" holds the configuration. Arguments and errors as for :func:`pretrained`.
+    ``config``: the options of ``pyro-kanerva train``, with data, split, steps and seed; ``source`` of the data;
+    ``license``; ``evaluation``: bounds, and recall with its control, on held-out data. Arguments and errors as for
+    :func:`pretrained`.
     """
     config, _, card, _ = _read(name)
     return {"config": config, **card}

@@ -133,6 +133,12 @@ def test_a_finished_run_trains_longer(data, tmp_path, capsys):
     assert json.loads((run / "config.json").read_text())["steps"] == 9
     assert train(data, run, "--resume", "--steps", "8") == 1
     assert "steps was 9, now 8. Only --steps may grow." in capsys.readouterr().err
+    (run / "checkpoint.pt").unlink()
+    before = (run / "config.json").read_text()
+    assert train(data, run, "--resume", "--steps", "12") == 1
+    assert (run / "config.json").read_text() == before
+    assert train(data, tmp_path / "nothing", "--resume") == 1
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("address_prior", ["mixture", "slots", "gaussian", "simplex"])
@@ -150,17 +156,36 @@ def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatc
     assert f"machine: {machine}, " in capsys.readouterr().out
     card = pretrained_card(machine)
     assert (card["license"], card["config"]["data"]) == ("MIT", "images.npz")
+    assert set(card) == {"config", "license", "source", "evaluation"}
     assert card["evaluation"] == json.loads((run / "evaluation.json").read_text())
     monkeypatch.chdir(tmp_path)
     options = ["--pretrained", str(machine), "--data", str(data)]
     assert main(["query", *options]) == 0
     assert main(["generate", *options, "--samples", "3"]) == 0
     assert main(["evaluate", *options, "--recall-episodes", "2"]) == 0
-    folder = tmp_path / "kanerva-run"
+    folder = tmp_path / "kanerva-machine"
     names = ("query.png", "samples.png", "recall.png", "evaluation.json")
     assert {path.name for path in folder.iterdir()} >= set(names)
     assert main(["query", "--run", str(run), "--data", str(data)]) == 1
     assert "--data goes with --pretrained" in capsys.readouterr().err
+    assert main(["query", *options, "--run", str(run)]) == 1
+    assert "holds a run of its own" in capsys.readouterr().err
+    assert main(["query", "--pretrained", str(machine)]) == 1
+    assert "--data has images of (28, 28) pixels; " in capsys.readouterr().err
+    # the card must be of the parameters that are exported
+    assert train(data, run, "--resume", "--steps", "7", "--recall-episodes", "1") == 1
+    evaluation = (run / "evaluation.json").read_text()
+    assert train(data, run, "--resume", "--steps", "7") == 0
+    for content in (evaluation, None):
+        (run / "evaluation.json").unlink()
+        if content is not None:
+            (run / "evaluation.json").write_text(content)
+        assert main(["export", "--run", str(run), "--out", str(machine)]) == 1
+        assert "is not an evaluation of these parameters" in capsys.readouterr().err
+        if content is not None:
+            continue
+        assert main(["evaluate", "--run", str(run), "--recall-episodes", "2"]) == 0
+        assert main(["export", "--run", str(run), "--out", str(machine)]) == 0
     assert main(["query", "--pretrained", "nothing"]) == 1
     assert "there is no machine nothing" in capsys.readouterr().err
 

@@ -87,7 +87,7 @@ def test_values_beyond_float16_raise_and_leave_no_file(tmp_path, value):
     "name", [pytest.param(name, marks=[pytest.mark.slow] if "gaussian" in name else []) for name in NAMES]
 )
 def test_the_card_of_a_machine_holds(name):
-    """The bound within 0.5 nats and each recall error within 0.05 points of the card; float16 costs less."""
+    """The conditional bound within 3 nats, and each recall error within 0.05 points, of the card."""
     machine, card = pk.pretrained(name), pk.pretrained_card(name)
     config, evaluation = card["config"], card["evaluation"]
     if config["data"] != "glyphs":
@@ -109,4 +109,4 @@ def test_the_card_of_a_machine_holds(name):
         )
         for kind in ("right", "other", "empty"):
             stored = evaluation["recall_control"][cues][f"{kind}_memory"][-1]
-            assert getattr(control, kind).steps[-1] == pytest.approx(stored, abs=5e-4, rel=0.05)
+            assert getattr(control, kind).steps[-1] == pytest.approx(stored, abs=5e-4)
