@@ -87,7 +87,7 @@ def test_values_beyond_float16_raise_and_leave_no_file(tmp_path, value):
     "name", [pytest.param(name, marks=[pytest.mark.slow] if "gaussian" in name else []) for name in NAMES]
 )
 def test_the_card_of_a_machine_holds(name):
-    """The conditional bound within 3 nats, and each recall error within 0.05 points, of the card."""
+    """The conditional bound within 3 nats, recall errors within 0.05 points, those of the control within 2%."""
     machine, card = pk.pretrained(name), pk.pretrained_card(name)
     config, evaluation = card["config"], card["evaluation"]
     if config["data"] != "glyphs":
@@ -107,6 +107,8 @@ def test_the_card_of_a_machine_holds(name):
         control = evaluate_recall_control(
             machine, batches, channel, channel=channel, seed=config["seed"], entries=entries
         )
-        for kind in ("right", "other", "empty"):
-            stored = evaluation["recall_control"][cues][f"{kind}_memory"][-1]
-            assert getattr(control, kind).steps[-1] == pytest.approx(stored, abs=5e-4)
+        stored = evaluation["recall_control"][cues]
+        assert control.right.steps[-1] == pytest.approx(stored["right_memory"][-1], abs=5e-4)
+        # rounding decides between patterns that are all wrong
+        assert control.other.steps[-1] == pytest.approx(stored["other_memory"][-1], rel=0.02)
+        assert control.empty.steps[-1] == pytest.approx(stored["empty_memory"][-1], rel=0.02)
