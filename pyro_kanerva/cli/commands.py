@@ -115,7 +115,7 @@ def _check_control(config: dict[str, Any], images: Tensor, recall_episodes: int 
     if len(images) < 2 * length:
         raise ValueError(
             f"{len(images)} held-out images make no two episodes of {length}, and the control of recall queries the "
-            "memory of another episode; raise --held-out, or lower --episode-length."
+            "memory of another episode; hold out more images, or use shorter episodes."
         )
 
 

@@ -133,6 +133,8 @@ def open_machine(options: argparse.Namespace) -> tuple[dict[str, Any], KanervaMa
 def _images_of(options: argparse.Namespace) -> Tensor:
     """The images of ``--data``, by default the held-out letters."""
     if options.data in (None, "glyphs"):
+        if options.data_where is not None:
+            raise ValueError("--data-where goes with --data PATH; the glyphs are split by character.")
         return glyphs("test").images
     if options.data_where is not None:
         return split_by_label(options.data, options.data_where, None)[1]

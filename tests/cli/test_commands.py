@@ -186,6 +186,8 @@ def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatc
             continue
         assert main(["evaluate", "--run", str(run), "--recall-episodes", "2"]) == 0
         assert main(["export", "--run", str(run), "--out", str(machine)]) == 0
+    assert main(["query", "--pretrained", str(machine), "--data-where", "split=1"]) == 1
+    assert "--data-where goes with --data PATH" in capsys.readouterr().err
     assert main(["query", "--pretrained", "nothing"]) == 1
     assert "there is no machine nothing" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Trained machines as files: what is written comes back, broken files raise, and the cards of the package hold."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers import data_file
 from safetensors.torch import save_file
 
 import pyro_kanerva as pk
+from pyro_kanerva import weights
 from pyro_kanerva.channels import Occlusion, SaltAndPepper
 from pyro_kanerva.cli.run import batches_on, held_out_episodes, load_split
 from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall_control
@@ -71,6 +73,18 @@ def test_errors_name_the_file(tmp_path):
     save_file(dict(build_machine(CONFIG, SHAPE).state_dict()), path, metadata)
     with pytest.raises(ValueError, match="is of another version"):
         pk.pretrained(path)
+
+
+def test_machines_of_the_package():
+    assert NAMES == ("letters", "letters-gaussian", "omniglot", "omniglot-gaussian")
+    for name in NAMES:
+        assert (Path(weights.__file__).parent / f"{name}.safetensors").stat().st_size < 2e6
+        card = pk.pretrained_card(name)
+        assert (card["config"]["address_prior"] == "gaussian") == name.endswith("gaussian")
+        assert card["license"]
+        assert card["source"]
+        assert "/" not in card["config"]["data"]  # a name, not a path
+        assert pk.pretrained(name).event_shape == (1, 28, 28)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
