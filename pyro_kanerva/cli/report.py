@@ -70,9 +70,7 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     print(f"  {'15% salt and pepper, without a channel':<48}{_error_columns(without_channel)}")
     queries = len(errors) * num_recalled * length
     print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
-    with_channel = controls["15% salt and pepper, with the channel"].right
     content: dict[str, Any] = {**nats, "episodes": episodes, "recall_episodes": num_recalled}
-    content |= {"cue_error": with_channel.cue, "error_with_the_channel": with_channel.steps}
     content |= {"error_without_a_channel": without_channel.steps, "never_rose": never_rose, "seed": seed}
     content["parameters"] = fingerprint(machine)
     content["recall_control"] = {name: _control_content(control) for name, control in controls.items()}
