@@ -98,21 +98,21 @@ class KanervaMachine(Parts, InParamStore):
             ),
         )
 
-    def write(self, patterns: Tensor | Iterable[Tensor], memory: Memory | None = None, **stream: Any) -> Memory:
+    def write(self, patterns: Tensor | Iterable[Tensor], memory: Memory | None = None, **options: Any) -> Memory:
         """The posterior memory after writing ``patterns``, (B, T) + E or (T,) + E, or a stream of such chunks.
 
         :param memory: an earlier result to continue from; by default the memory prior.
-        :param stream: options for streams, see :meth:`Memory.write`.
+        :param options: name, labels, and options for streams, see :meth:`Memory.write`.
         :raises ValueError: if the patterns do not fit the machine or the memory.
         """
         if memory is not None:
             if memory.machine is not self:
                 raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
-            return memory.write(patterns, **stream)
+            return memory.write(patterns, **options)
         first, patterns = _peek(patterns)
         shape = self.with_episodes(first, "write()").shape
         del first  # a stream must not keep its first chunk
-        return self._prior_memory(shape[0], tuple(shape[2:])).write(patterns, **stream)
+        return self._prior_memory(shape[0], tuple(shape[2:])).write(patterns, **options)
 
     def prior_memory(self, num_episodes: int = 1) -> Memory:
         """B memories in which nothing is stored: q(M) is p(M), or the Gaussian of equal moments.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -17,7 +18,16 @@ from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory import sampling, storage
-from pyro_kanerva.memory.records import Record, WriteRecord, account_for, posterior_from_records
+from pyro_kanerva.memory.records import (
+    Index,
+    Record,
+    WriteRecord,
+    account_for,
+    as_labels,
+    move,
+    posterior_from_records,
+    without,
+)
 from pyro_kanerva.memory.stream import write_stream
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution, moment_matched_memory, point_address
@@ -45,16 +55,21 @@ class Memory:
         #: What was written, in order.
         self.records = tuple(records)
 
+    def __len__(self) -> int:
+        """The number of patterns stored in each episode, by the records."""
+        return sum(record.num_patterns for record in self.records)
+
     def __repr__(self) -> str:
         (batch,), (slots, size) = self.posterior.batch_shape, self.posterior.event_shape
-        stored = sum(record.num_patterns for record in self.records)
-        return f"Memory({batch} episodes of {stored} patterns {self.event_shape}, {slots} slots of code size {size})"
+        return f"Memory({batch} episodes of {len(self)} patterns {self.event_shape}, {slots} slots of code size {size})"
 
     @torch.no_grad()
     def write(
         self,
         patterns: Tensor | Iterable[Tensor],
         *,
+        name: str | None = None,
+        labels: Tensor | None = None,
         path: PathLike | None = None,
         save_every: int | None = None,
         resume: bool = False,
@@ -63,8 +78,12 @@ class Memory:
         """The memory after also writing ``patterns``, (B, T) + E or (T,) + E, or a stream of such chunks.
 
         An iterable is written chunk by chunk in constant memory. All its chunks share one :class:`StreamRecord`. Larger
-        chunks and larger blocks of the writer are faster. The options are for streams only.
+        chunks and larger blocks of the writer are faster. ``path``, ``save_every``, ``resume`` and ``progress`` are for
+        streams only.
 
+        :param name: of the write, for :meth:`record`.
+        :param labels: (B, T) or (T,), of any meaning, kept as ``record.labels`` (B, T); not for streams, whose patterns
+            are not kept.
         :param path: where the memory is saved during a stream and at its end, whole or not at all.
         :param save_every: chunks between two saves; by default 10.
         :param resume: go on from ``path`` as if there had been no stop. Call it on the same memory and with the same
@@ -72,13 +91,19 @@ class Memory:
         :param progress: show a progress bar.
         :raises ValueError: if the patterns do not fit the machine or this memory, the machine's writer cannot
             continue a memory, a stream is empty, ``path`` exists and is not to be resumed, or is not of this memory,
-            or an option is given with a tensor.
+            an option is given with a tensor, or labels with a stream or of another shape.
         :raises FileNotFoundError: if there is no file to resume from.
         """
+        if not isinstance(name, str | None):
+            raise ValueError(f"write(): name is a {type(name).__name__}; expected a string.")
         if not isinstance(patterns, Tensor):
+            if labels is not None:
+                raise ValueError(
+                    "write(): labels with a stream, whose patterns are not kept; pass a tensor of patterns."
+                )
             save_every = 10 if save_every is None else save_every
             stored = write_stream(
-                self.machine, self._stored(), patterns, self.write_chunk, path, save_every, resume, progress
+                self.machine, self._stored(), patterns, self.write_chunk, path, save_every, resume, progress, name
             )
             return Memory(self.machine, *stored)
         if path is not None or save_every is not None or resume or progress:
@@ -86,7 +111,9 @@ class Memory:
                 "write(): path, save_every, resume and progress are options for streams; pass an iterable of chunks."
             )
         codes, result = self._encode_and_write(patterns, self.posterior)
-        record = WriteRecord(codes, result.addresses, result.address_scale_tril)
+        if labels is not None:
+            labels = as_labels(labels, codes)
+        record = WriteRecord(codes, result.addresses, result.address_scale_tril, name, labels)
         return Memory(self.machine, result.memory, self.event_shape, (*self.records, record))
 
     def _encode_and_write(self, patterns: Tensor, posterior: MatrixNormal) -> tuple[Tensor, WriteResult]:
@@ -108,23 +135,46 @@ class Memory:
     def _stored(self) -> storage.StoredMemory:
         return storage.StoredMemory(self.posterior, self.event_shape, self.records)
 
+    def record(self, name: str) -> Record:
+        """The record that was written with this ``name``.
+
+        :raises ValueError: if no record has this name, or several have.
+        """
+        found = [record for record in self.records if record.name == name]
+        if len(found) != 1:
+            names = [record.name for record in self.records]
+            raise ValueError(
+                f"record(): {len(found)} records have the name {name!r}; expected one. The names are {names}; "
+                "memory.records has all records in order."
+            )
+        return found[0]
+
     @torch.no_grad()
-    def erase(self, record: Record) -> Memory:
-        """The memory without one of its ``records``: the exact inverse of that write's update.
+    def erase(self, record: Record, index: Index | None = None) -> Memory:
+        """The memory without one of its ``records``, or without some patterns of it: the exact inverse of their update.
 
         ::
 
             U^-1 -= sum_t E[w_t w_t^T] / sigma^2,      U^-1 R -= sum_t E[w_t] z_t^T / sigma^2
 
-        computed in float64 by adding the statistics of the other records, so that no digits cancel. Patterns that were
-        written later keep their addresses.
+        over the erased patterns t, computed in float64 by adding the statistics of all others, so that no digits
+        cancel. The other patterns of the record, and those that were written later, keep their addresses. In the new
+        memory, a record without the erased patterns takes the place of the old record, with its name.
 
-        :raises ValueError: if the record is not one of this memory, or the records do not account for the memory.
+        :param index: which patterns of the record: an integer, a list or vector of integers, or a bool mask, True for
+            patterns to erase, (T,) or (B, T) with as many patterns in each episode. By default all.
+        :raises ValueError: if the record is not one of this memory, the records do not account for the memory, the
+            index does not fit, or there is an index for a :class:`StreamRecord`, which keeps no single patterns.
         """
         if not any(record is other for other in self.records):
-            raise ValueError("erase(): the record is not one of this memory; pass one of memory.records.")
+            raise ValueError(
+                "erase(): the record is not one of this memory; pass one of memory.records. A memory without some "
+                "patterns of a record has a new record of the others."
+            )
+        rest = None if index is None else without(record, index)
         self._check_records("erase()")
-        return self._with_records([other for other in self.records if other is not record])
+        replaced = [rest if other is record else other for other in self.records]
+        return self._with_records([other for other in replaced if other is not None])
 
     @staticmethod
     @torch.no_grad()
@@ -337,6 +387,24 @@ class Memory:
             )
         return matrix
 
+    @torch.no_grad()
+    def to(self, *args: Any, **kwargs: Any) -> Memory:
+        """The memory on another device or in another dtype; the arguments are those of :meth:`torch.Tensor.to`.
+
+        Move the machine as well, to the same device and dtype: ``machine.cuda()`` and ``memory.to("cuda")``.
+
+        :raises ValueError: if the dtype is not floating point.
+        """
+        stored = self.posterior.loc
+        reference = stored.new_empty(0).to(*args, **kwargs)
+        if (reference.dtype, reference.device) == (stored.dtype, stored.device):
+            return self
+        if not reference.is_floating_point():
+            raise ValueError(f"to(): dtype is {reference.dtype}; expected a floating point type, that of the machine.")
+        factor = self.posterior.scale_tril_row.to(reference)
+        posterior = MatrixNormal(stored.to(reference), factor, validate_args=False)
+        return Memory(self.machine, posterior, self.event_shape, [move(record, reference) for record in self.records])
+
     def save(self, path: PathLike) -> None:
         """Write this memory to a file, whole or not at all; the machine is not part of it."""
         storage.save_memory(path, self.machine, self._stored())
@@ -359,7 +427,7 @@ class Memory:
         if (stored.dtype, stored.device) != (reference.dtype, reference.device):
             raise ValueError(
                 f"{caller}: the memory is {stored.dtype} on {stored.device}, its machine is now {reference.dtype} on "
-                f"{reference.device}. Save the memory and load it again, or write it anew."
+                f"{reference.device}. Move the memory: memory.to({str(reference.device)!r}, {reference.dtype})."
             )
         if patterns.shape[0] != batch:
             raise ValueError(

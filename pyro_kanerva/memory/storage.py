@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pyro_kanerva import _files
 from pyro_kanerva._files import PathLike
 from pyro_kanerva.distributions import MatrixNormal
-from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord
+from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord, move
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
 
@@ -42,24 +42,20 @@ def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is broken, of another kind or version, unsafe, or of other parts.
     """
-    dtype = parts.log_code_scale.dtype
-    header, state = _files.load(path, "memory", parts.log_code_scale.device)
+    reference = parts.log_code_scale
+    header, state = _files.load(path, "memory", reference.device)
     size = [parts.num_slots, parts.code_size]
     if header.get("machine") != fingerprint(parts) or header.get("memory_shape") != size:
         raise ValueError(
             f"{path} was written by a machine with other parameters, whose codes and addresses mean something "
             "else. Load the checkpoint of that machine, or write the patterns again with this one."
         )
-    records: list[Record] = []
-    for record, stream in zip(state["records"], state.get("streams", [False] * len(state["records"])), strict=True):
-        if stream:
-            records.append(StreamRecord(*record))
-        else:
-            codes, addresses, factor = record
-            factor = None if factor is None else factor.to(dtype)
-            records.append(WriteRecord(codes.to(dtype), addresses.to(dtype), factor))
-    posterior = MatrixNormal(state["loc"].to(dtype), state["scale_tril_row"].to(dtype))
-    return StoredMemory(posterior, tuple(header["event_shape"]), tuple(records))
+    streams = state.get("streams", [False] * len(state["records"]))  # older files have neither streams nor names
+    kinds = [StreamRecord if stream else WriteRecord for stream in streams]
+    records = [kind(*record) for kind, record in zip(kinds, state["records"], strict=True)]
+    posterior = MatrixNormal(state["loc"].to(reference), state["scale_tril_row"].to(reference))
+    moved = tuple(move(record, reference) for record in records)
+    return StoredMemory(posterior, tuple(header["event_shape"]), moved)
 
 
 def fingerprint(parts: Parts) -> str:

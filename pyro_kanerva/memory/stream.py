@@ -29,13 +29,14 @@ def write_stream(
     save_every: int,
     resume: bool,
     progress: bool,
+    name: str | None,
 ) -> StoredMemory:
     """The stream of :meth:`pyro_kanerva.Memory.write`, written into the memory ``start``."""
     check_at_least("write()", 1, save_every=save_every)
     check_continues(parts.writer)
-    posterior, record = start.posterior, empty_stream_record(start.posterior)
+    posterior, record = start.posterior, empty_stream_record(start.posterior, name)
     if resume:
-        posterior, record = _resumed(parts, start, path)
+        posterior, record = _resumed(parts, start, path, name)
     elif path is not None and Path(path).exists():
         raise ValueError(f"write(): {path} exists already. Go on from it with resume=True, or take another file.")
 
@@ -58,7 +59,9 @@ def write_stream(
     return stored()
 
 
-def _resumed(parts: Parts, start: StoredMemory, path: PathLike | None) -> tuple[MatrixNormal, StreamRecord]:
+def _resumed(
+    parts: Parts, start: StoredMemory, path: PathLike | None, name: str | None
+) -> tuple[MatrixNormal, StreamRecord]:
     """q(M) and the record of the stream in ``path``, which began at ``start``."""
     if path is None:
         raise ValueError("write(): resume=True without a path; pass the file that holds the memory.")
@@ -71,6 +74,8 @@ def _resumed(parts: Parts, start: StoredMemory, path: PathLike | None) -> tuple[
             f"write(): {path} does not hold this memory with part of a stream written; resume from the file and with "
             "the memory of the first call, or take another file."
         )
+    if last.name != name:
+        raise ValueError(f"write(): {path} holds a stream of name {last.name!r}, not {name!r}; pass the same name.")
     return found.posterior, last
 
 

@@ -163,7 +163,7 @@ class Parts(nn.Module):
             raise ValueError(
                 f"The memory is {gaussian.loc.dtype} on {gaussian.loc.device}, the machine {codes.dtype} on "
                 f"{codes.device}; expected the same. A prior that is a plain distribution is not moved with the "
-                "machine: build it anew. A stored memory is moved by saving and loading it."
+                "machine: build it anew. A stored memory is moved by memory.to()."
             )
         result = self.writer(codes, gaussian, self.code_scale)
         shapes = tuple(result.memory.batch_shape), tuple(result.memory.event_shape), tuple(result.addresses.shape)

@@ -107,6 +107,53 @@ def test_machine_moved_under_a_memory(make_machine, patterns):
         memory.read(patterns.double())
 
 
+def test_the_length_is_the_number_of_patterns(make_machine, patterns):
+    machine = make_machine()
+    assert len(machine.prior_memory(3)) == 0
+    memory = machine.write(patterns).write(iter(patterns.split(3, 1)))
+    assert len(memory) == 16
+    assert len(memory.erase(memory.records[1])) == 8
+
+
+@pytest.mark.parametrize("move", [lambda m: m.to(torch.float64), lambda m: m.to("cpu", torch.float64)])
+def test_a_memory_moves_as_a_tensor_does(make_machine, patterns, move):
+    machine = make_machine(writer=OnlineWriter(4, 1))
+    memory = machine.write(patterns, labels=torch.arange(8)).write(iter(patterns.split(3, 1)))
+    assert memory.to("cpu") is memory
+    before = memory.read(patterns)
+    machine.double()
+    with pytest.raises(ValueError, match=r"Move the memory: memory.to\('cpu', torch.float64\)"):
+        memory.read(patterns.double())
+    moved = move(memory)
+    torch.testing.assert_close(moved.read(patterns.double()).float(), before)
+    for one, other in ((moved.posterior.loc, memory.posterior.loc), (moved.records[0].codes, memory.records[0].codes)):
+        assert torch.equal(one, other.double())
+    assert moved.records[0].labels.dtype == torch.int64
+    assert_close_posteriors(moved.erase(moved.records[1]).posterior, machine.write(patterns.double()).posterior)
+    assert moved.write(patterns.double()).records[:2] == moved.records
+    assert moved.to(torch.float32).records[1].precision.dtype == torch.float64
+    empty = machine.prior_memory(3).to(torch.float32)
+    assert empty.posterior.loc.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"dtype is torch.int64; expected a floating point type"):
+        moved.to(torch.int64)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_memory_moves_to_a_gpu(make_machine, patterns):
+    machine = make_machine(writer=OnlineWriter(4, 1))
+    memory = machine.write(patterns, labels=torch.arange(8)).write(iter(patterns.split(3, 1)))
+    before = memory.read(patterns)
+    machine.cuda()
+    moved = memory.to("cuda")
+    torch.testing.assert_close(moved.read(patterns.cuda()).cpu(), before, rtol=1e-3, atol=1e-4)
+    smaller = moved.erase(moved.records[0], [1, 2]).erase(moved.records[1])
+    assert smaller.records[0].labels.tolist() == [[0, 3, 4, 5, 6, 7]] * 3
+    machine.cpu()
+    again = smaller.to("cpu")
+    expected = memory.erase(memory.records[0], [1, 2]).erase(memory.records[1])
+    assert_close_posteriors(again.posterior, expected.posterior, 1e-3)
+
+
 @pytest.mark.parametrize("call", ["write", "read", "query"])
 def test_bad_cues(make_machine, patterns, call):
     memory = make_machine().write(patterns)

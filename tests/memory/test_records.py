@@ -1,4 +1,4 @@
-"""Erasing a record undoes its write. Merging memories adds the statistics of their records."""
+"""Erasing a record, or a part of it, undoes its write. Merging memories adds the statistics of their records."""
 
 import pytest
 import torch
@@ -132,6 +132,167 @@ def test_a_loaded_memory_can_be_erased(tmp_path):
     first.write(torch.randn(1, 2, C)).save(tmp_path / "memory.pt")
     loaded = Memory.load(tmp_path / "memory.pt", machine)
     assert_close_posteriors(loaded.erase(loaded.records[-1]).posterior, first.posterior)
+
+
+# ---------------------------------------------------------------------- some patterns of a write
+
+
+@pytest.fixture(params=["points", "one covariance", "mixture"])
+def written(request, float64):
+    """A memory of two writes into two episodes, in float64. The records of all but one hold a covariance."""
+    parts = {
+        "points": {"writer": OnlineWriter(2)},
+        "one covariance": {"writer": OnlineWriter(2, 1)},
+        "mixture": {"address_prior": MixtureAddress(K, 0.1)},
+    }[request.param]
+    machine = linear_machine(K, C, 0.3, **parts).double()
+    return machine.write(torch.randn(2, 5, C)).write(torch.randn(2, 3, C))
+
+
+def from_scratch(memory, keep):
+    """The prior plus the statistics of single patterns: those of the first record that ``keep`` (B, T) marks, and all
+    of the second. By inversion in natural parameters.
+    """
+    prior = natural_parameters(memory.machine.memory_prior())
+    first, second = memory.records
+    variance = memory.machine.code_scale.detach() ** 2
+    locs, covariances = [], []
+    for episode in range(2):
+        precision, information = prior.precision.detach(), prior.precision_loc.detach()
+        for record, kept in ((first, keep[episode]), (second, torch.ones(3, dtype=torch.bool))):
+            for t in kept.nonzero().flatten().tolist():
+                w, z, factor = record.addresses[episode, t], record.codes[episode, t], record.address_scale_tril
+                spread = 0 if factor is None else factor[episode] @ factor[episode].mT
+                precision = precision + (w.outer(w) + spread) / variance
+                information = information + w.outer(z) / variance
+        covariances.append(torch.linalg.inv(precision))
+        locs.append(covariances[-1] @ information)
+    return torch.stack(locs), torch.stack(covariances)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        3,
+        -1,
+        [0, 4],
+        torch.tensor([2, 2, 1]),
+        [],
+        torch.tensor([True, False, False, True, False]),
+        torch.tensor([[True, False, False, True, False], [False, True, True, False, False]]),
+    ],
+    ids=["one", "the last", "two", "one of them twice", "none", "a mask", "a mask for each episode"],
+)
+def test_erasing_patterns_is_writing_the_others_at_their_addresses(written, index):
+    keep = torch.ones(2, 5, dtype=torch.bool)
+    if isinstance(index, torch.Tensor) and index.dtype == torch.bool:
+        keep &= ~index
+    else:
+        keep[:, index] = False
+    after = written.erase(written.records[0], index)
+    loc, covariance = from_scratch(written, keep)
+    torch.testing.assert_close(after.posterior.loc, loc, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(after.posterior.row_covariance, covariance, rtol=1e-9, atol=1e-9)
+    first, second = after.records
+    assert torch.equal(first.codes.flatten(0, 1), written.records[0].codes[keep])
+    assert second is written.records[1]
+    assert len(after) == int(keep[0].sum()) + 3
+
+
+@given(
+    length=st.integers(1, 7),
+    slots=st.integers(1, 7),
+    scale=st.sampled_from([0.1, 0.5, 2.0]),
+    sweeps=st.integers(0, 2),
+    data=st.data(),
+)
+def test_erasing_one_by_one_in_any_order_gives_the_prior(length, slots, scale, sweeps, data):
+    machine = linear_machine(slots, C, scale, writer=OnlineWriter(3, sweeps)).double()
+    memory = machine.write(torch.randn(2, length, C, dtype=torch.float64))
+    for left in range(length, 0, -1):
+        assert len(memory) == left
+        memory = memory.erase(memory.records[0], data.draw(st.integers(0, left - 1)))
+    assert memory.records == ()
+    assert_close_posteriors(memory.posterior, machine.prior_memory(2).posterior, 1e-12)
+
+
+def test_what_was_erased_by_index_is_no_longer_familiar():
+    machine = linear_machine(8, C, 0.3)
+    patterns = torch.randn(40, 4, C)
+    memory = machine.write(patterns)
+    change = familiarity(memory.erase(memory.records[0], 2), patterns) - familiarity(memory, patterns)
+    assert change[:, 2].median() < -1
+    assert change[:, [0, 1, 3]].median() > change[:, 2].median() + 1
+
+
+def test_a_pattern_of_a_stream_cannot_be_erased():
+    memory = linear_machine(K, C).write(torch.randn(3, 1, 4, C).unbind())
+    with pytest.raises(
+        ValueError, match=r"StreamRecord, which keeps the sum.*erase\(record\), or write the patterns as"
+    ):
+        memory.erase(memory.records[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (5, r"index is 5; expected 0 to 4"),
+        ([0, -6], r"index is \[0, -6\]; expected 0 to 4"),
+        (1.0, r"index has dtype torch.float32 .*; expected an integer, a list"),
+        (torch.zeros(2, 1, dtype=torch.int64), r"shape \(2, 1\); expected an integer, a list or vector"),
+        (True, r"mask of shape \(\); expected \(5,\) or \(2, 5\)"),
+        (torch.ones(4, dtype=torch.bool), r"mask of shape \(4,\); expected \(5,\) or \(2, 5\)"),
+        (torch.eye(5)[:2].cumsum(0) > 0, r"leaves \[4, 3\] patterns in the episodes; expected equal numbers"),
+    ],
+)
+def test_an_index_that_does_not_fit(index, message):
+    memory = linear_machine(K, C).write(torch.randn(2, 5, C))
+    with pytest.raises(ValueError, match=message):
+        memory.erase(memory.records[0], index)
+
+
+# ---------------------------------------------------------------------- names and labels
+
+
+def test_names_and_labels_stay_with_their_patterns(tmp_path):
+    machine = linear_machine(K, C)
+    labels = torch.arange(10).view(2, 5)
+    memory = machine.write(torch.randn(2, 5, C), name="monday", labels=labels)
+    labels += 100  # the record keeps a copy
+    memory = memory.write(torch.randn(2, 3, C), name="tuesday", labels=torch.tensor([7.5, 8.5, 9.5])).write(
+        iter([torch.randn(2, 3, C)]), name="stream"
+    )
+    memory.save(tmp_path / "memory.pt")
+    for found in (memory, Memory.load(tmp_path / "memory.pt", machine)):
+        assert [record.name for record in found.records] == ["monday", "tuesday", "stream"]
+        assert found.record("tuesday") is found.records[1]
+        assert torch.equal(found.record("monday").labels, torch.arange(10).view(2, 5))
+        assert torch.equal(found.record("tuesday").labels, torch.tensor([[7.5, 8.5, 9.5]] * 2))
+        mask = torch.tensor([[True, False, False, False, True], [False, True, True, False, False]])
+        smaller = found.erase(found.record("monday"), mask)
+        assert smaller.record("monday").labels.tolist() == [[1, 2, 3], [5, 8, 9]]
+        assert [record.name for record in smaller.erase(smaller.record("tuesday")).records] == ["monday", "stream"]
+
+
+def test_a_name_of_no_record_or_several():
+    memory = linear_machine(K, C).write(torch.randn(1, 3, C), name="one").write(torch.randn(1, 3, C))
+    with pytest.raises(ValueError, match=r"0 records have the name 'two'; expected one. The names are \['one', None\]"):
+        memory.record("two")
+    with pytest.raises(ValueError, match="2 records have the name 'one'"):
+        Memory.merge([memory, memory]).record("one")
+
+
+def test_names_and_labels_that_do_not_fit():
+    machine, patterns = linear_machine(K, C), torch.randn(2, 3, C)
+    for options, message in [
+        ({"labels": torch.zeros(4)}, r"labels are \(4,\); expected a tensor of shape \(2, 3\) or \(3,\)"),
+        ({"labels": [1, 2, 3]}, "labels are list; expected a tensor"),
+        ({"name": 3}, "name is a int; expected a string"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            machine.write(patterns, **options)
+    with pytest.raises(ValueError, match="labels with a stream"):
+        machine.write(iter([patterns]), labels=torch.zeros(3))
 
 
 def test_errors():

@@ -35,13 +35,14 @@ def test_a_memory_with_a_stream(make_machine, patterns, tmp_path):
     assert_close_posteriors(loaded.erase(loaded.records[1]).posterior, memory.erase(memory.records[1]).posterior)
 
 
-def test_a_file_without_the_list_of_streams(make_machine, patterns, tmp_path):
-    """An older file: all its records are single writes."""
+def test_a_file_without_streams_and_names(make_machine, patterns, tmp_path):
+    """An older file: all its records are single writes of codes, addresses and covariance."""
     machine = make_machine()
     memory = machine.write(patterns)
     memory.save(tmp_path / "memory.pt")
     header, state = _files.load(tmp_path / "memory.pt", "memory")
     del state["streams"]
+    state["records"] = [record[:3] for record in state["records"]]
     _files.save(tmp_path / "old.pt", "memory", header, state)
     assert_same_memory(Memory.load(tmp_path / "old.pt", machine), memory)
 

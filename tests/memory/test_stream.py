@@ -242,6 +242,16 @@ def test_chunks_are_asked_for_one_at_a_time():
 # ---------------------------------------------------------------------- saving and resuming
 
 
+def test_a_stream_is_resumed_under_its_name(tmp_path):
+    machine, path = seeded_machine(), tmp_path / "memory.pt"
+    start = machine.write(chunks()[0], labels=torch.arange(7))
+    start.write(iter(chunks(3)), path=path, name="monday")
+    with pytest.raises(ValueError, match="holds a stream of name 'monday', not None; pass the same name"):
+        start.write(iter(chunks(5)), path=path, resume=True)
+    resumed = start.write(iter(chunks(5)), path=path, resume=True, name="monday")
+    assert (resumed.record("monday").num_chunks, len(resumed)) == (5, 7 + num_patterns(chunks(5)))
+
+
 @pytest.mark.parametrize(("save_every", "number", "saves"), [(1, 5, 5), (2, 5, 2), (10, 5, 0), (5, 5, 1)])
 def test_saves_now_and_then_and_at_the_end(tmp_path, save_every, number, saves):
     machine, path, found = seeded_machine(), tmp_path / "memory.pt", []

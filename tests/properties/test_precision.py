@@ -329,6 +329,8 @@ OF_A_MEMORY = {
     "write, a stream": lambda m: m.write([PATTERNS, PATTERNS[:, :3]]),
     "write_chunk": lambda m: m.write_chunk(m.posterior, CUES)[:2],
     "erase": lambda m: m.write(PATTERNS).erase(m.records[0]),
+    "erase, some patterns": lambda m: m.erase(m.records[0], [0, 2]),
+    "to": lambda m: m.to(torch.float64),
     "merge": lambda m: Memory.merge([m, m]),
     "read": lambda m: m.read(CUES),
     "query": lambda m: m.query(CUES),
@@ -345,6 +347,7 @@ OF_A_MEMORY = {
 NOT_ALGEBRA = {  # methods without an operation on tensors
     "save",
     "load",
+    "record",
     "check",
     "check_patterns",
     "with_episodes",
