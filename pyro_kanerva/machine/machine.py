@@ -3,13 +3,15 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._files import PathLike
 from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.machine.storage import load_machine, save_machine
 from pyro_kanerva.memory import Memory
 from pyro_kanerva.model import Bound, InParamStore, Parts, Program
 from pyro_kanerva.model.bound import lower_bound
@@ -52,6 +54,9 @@ class KanervaMachine(Parts, InParamStore):
 
     Source: Wu, Wayne, Gregor, Lillicrap 2018 (arXiv 1811.09556).
     """
+
+    #: The plain values that :func:`pyro_kanerva.weights.build_machine` built the machine from; None for other machines.
+    config: dict[str, Any] | None = None
 
     @property
     def model(self) -> Program:
@@ -146,6 +151,28 @@ class KanervaMachine(Parts, InParamStore):
         """
         check_at_least("bound()", 1, num_particles=num_particles)
         return lower_bound(self, self.check_patterns(patterns, "bound()"), num_particles)
+
+    def save(self, path: PathLike) -> None:
+        """Write the parameters to a file, whole or not at all.
+
+        The file has the ``state_dict``, sizes, the kinds of priors and likelihood, and :attr:`config`. Networks, priors
+        and other parts are code, which :meth:`load` needs. A machine that came from :func:`pyro_kanerva.pretrained` or
+        from a run has a config: :func:`pyro_kanerva.pretrained` builds it anew from the file alone.
+        """
+        save_machine(path, self, self.config)
+
+    def load(self, path: PathLike) -> Self:
+        """Load the parameters that :meth:`save` wrote, in place, and return the machine.
+
+        Build the machine with the same parts and sizes first. Writer and reader may be others if they have the same
+        parameters. The values of a prior that is a plain distribution are neither stored nor checked.
+
+        :raises FileNotFoundError: if there is no such file.
+        :raises ValueError: if the file is broken, of another kind or version, unsafe, or of other networks, sizes,
+            priors or another likelihood; the machine does not change then.
+        """
+        load_machine(path, self)
+        return self
 
 
 def _peek(patterns: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor | Iterable[Tensor]]:

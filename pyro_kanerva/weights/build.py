@@ -42,16 +42,18 @@ def build_machine(config: Mapping[str, Any], event_shape: Sequence[int]) -> Kane
     """An untrained machine; its parameters depend on ``config["seed"]`` alone.
 
     :param config: has the keys "network", "width", "code_size", "slots", "memory_scale", "address_prior", "code_scale"
-        and "seed".
+        and "seed". ``machine.config`` keeps it.
     """
     slots, code_size, scale = config["slots"], config["code_size"], config["memory_scale"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         encoder, decoder = NETWORKS[config["network"]](event_shape, code_size, config["width"])
-        return KanervaMachine(
+        machine = KanervaMachine(
             encoder,
             decoder,
             memory_prior=GaussianMemory(slots, code_size, None if scale is None else torch.full((slots,), scale)),
             address_prior=ADDRESS_PRIORS[config["address_prior"]](slots),
             code_scale=config["code_scale"],
         )
+    machine.config = dict(config)
+    return machine

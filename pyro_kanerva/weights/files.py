@@ -12,6 +12,7 @@ from safetensors.torch import save
 from pyro_kanerva import _files
 from pyro_kanerva._files import PathLike
 from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.machine.storage import read_config
 from pyro_kanerva.weights.build import build_machine
 
 _FOLDER = Path(__file__).parent
@@ -45,12 +46,15 @@ def pretrained(name: PathLike) -> KanervaMachine:
     """A trained machine, in float32 on the CPU.
 
     :param name: of a machine that comes with the package, one of ``pyro_kanerva.weights.NAMES``, or the path of a file
-        that ``pyro-kanerva export`` wrote.
-    :raises ValueError: if there is no machine of that name, or the file is broken or of another program.
+        that ``pyro-kanerva export`` wrote, or :meth:`KanervaMachine.save` of a machine with a config.
+    :raises ValueError: if there is no machine of that name, the file is broken or of another program, or the machine
+        in it has no config.
     """
     config, event_shape, _, tensors = _read(name)
     try:
         machine = build_machine(config, event_shape)
+        if tensors is None:
+            return machine.load(name)
         machine.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"pretrained(): {name} is of another version ({error}); export the machine anew.") from error
@@ -61,17 +65,22 @@ def pretrained_card(name: PathLike) -> dict[str, Any]:
     """How a trained machine was made, and what it reached.
 
     ``config``: the options of ``pyro-kanerva train``, with data, split, steps and seed; ``source`` of the data;
-    ``license``; ``evaluation``: bounds, and recall with its control, on held-out data. Arguments and errors as for
-    :func:`pretrained`.
+    ``license``; ``evaluation``: bounds, and recall with its control, on held-out data. A file of
+    :meth:`KanervaMachine.save` has ``config`` alone. Arguments and errors as for :func:`pretrained`.
     """
     config, _, card, _ = _read(name)
     return {"config": config, **card}
 
 
-def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], dict[str, torch.Tensor]]:
+def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], dict[str, torch.Tensor] | None]:
+    """Configuration, event shape, card and tensors; the tensors of :meth:`KanervaMachine.save` are None here."""
     path = _FOLDER / f"{name}.safetensors" if str(name) in NAMES else Path(name)
     if not path.is_file():
         raise ValueError(f"pretrained(): there is no machine {name}; expected one of {', '.join(NAMES)}, or a file.")
+    with path.open("rb") as file:
+        is_saved = file.read(4) == b"PK\x03\x04"  # as torch.save begins a file
+    if is_saved:
+        return _read_saved(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -81,3 +90,16 @@ def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], di
         raise ValueError(
             f"pretrained(): {path} is not a whole file of a trained machine ({type(error).__name__}). Use another copy."
         ) from error
+
+
+def _read_saved(path: Path) -> tuple[dict[str, Any], list[int], dict[str, Any], None]:
+    try:
+        config, event_shape = read_config(path)
+    except ValueError as error:
+        raise ValueError(f"pretrained(): {path} is not a whole file of a trained machine. {error}") from error
+    if config is None or event_shape is None:
+        raise ValueError(
+            f"pretrained(): {path} is of a machine of your own parts, which are not in the file. Build that machine, "
+            "then call machine.load()."
+        )
+    return config, event_shape, {}, None

@@ -348,6 +348,7 @@ NOT_ALGEBRA = {  # methods without an operation on tensors
     "save",
     "load",
     "record",
+    "config",
     "check",
     "check_patterns",
     "with_episodes",
