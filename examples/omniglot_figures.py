@@ -23,8 +23,8 @@ import torch
 
 import pyro_kanerva as pk
 from pyro_kanerva import plotting
-from pyro_kanerva.cli.run import batches_on, held_out_episodes, open_run
 from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall, evaluate_recognition, interval, join
+from pyro_kanerva.runs import batches_on, held_out_episodes
 
 
 def parser():
@@ -43,8 +43,9 @@ def parser():
 
 def main(args):
     """Returns the areas under the curves of recognition by score, and the recall error by memory KL."""
-    config, machine, images, device = open_run(args.run, "auto")
-    others = open_others(args, config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine, config, images, _ = pk.load_run(args.run, device=device)
+    others = open_others(args, config, device)
     groups = held_out_groups(args, config)
     seed, out = config["seed"], args.run if args.out is None else args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -83,11 +84,11 @@ def main(args):
     return {name: characteristic.auc for name, characteristic in rocs.items()}, curve
 
 
-def open_others(args, config):
+def open_others(args, config, device):
     """The weight of the memory KL and the machine of every run to compare."""
     others = []
     for run in args.rate_distortion:
-        other, machine, _, _ = open_run(run, "auto")
+        machine, other, _, _ = pk.load_run(run, device=device)
         if any(other[name] != config[name] for name in ("data", "held_out", "held_out_where")):
             raise ValueError(f"--rate-distortion: {run} was trained on other data than {args.run}.")
         others.append((other["memory_kl_weight"], machine))

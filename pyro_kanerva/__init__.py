@@ -30,6 +30,7 @@ from pyro_kanerva.priors import (
 )
 from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, MixtureReader, ScalarReader, SlotReader
 from pyro_kanerva.retrieval import PointEnergy, Retrieval, VariationalEnergy
+from pyro_kanerva.runs import Run, load_run
 from pyro_kanerva.training import FitResult, fit
 from pyro_kanerva.weights import pretrained, pretrained_card
 from pyro_kanerva.writers import (
@@ -52,8 +53,9 @@ __all__ = [
     "HierarchicalMemory", "HorseshoeAddress", "Images", "KanervaMachine", "LaplaceAddress", "LaplaceMemory",
     "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal", "Memory",
     "MixtureAddress", "MixtureReader", "MixtureWriter", "NormalLikelihood", "Occlusion", "OnlineWriter", "PointEnergy",
-    "PseudoInverseWriter", "ReadingWriter", "Replace", "Retrieval", "SaltAndPepper", "ScalarReader", "ShortcutDecoder",
-    "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord", "StudentTAddress", "StudentTMemory", "Surrogate",
-    "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord", "WriteResult", "binarize", "fit", "glyphs",
-    "kanerva_2018", "load_images", "pretrained", "pretrained_card", "retrieval_model",
+    "PseudoInverseWriter", "ReadingWriter", "Replace", "Retrieval", "Run", "SaltAndPepper", "ScalarReader",
+    "ShortcutDecoder", "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord", "StudentTAddress",
+    "StudentTMemory", "Surrogate", "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord", "WriteResult",
+    "binarize", "fit", "glyphs", "kanerva_2018", "load_images", "load_run", "pretrained", "pretrained_card",
+    "retrieval_model",
 ]  # fmt: skip

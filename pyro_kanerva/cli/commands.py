@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_kanerva import _files, plotting
+from pyro_kanerva import _files, plotting, runs
 from pyro_kanerva.channels import SaltAndPepper
-from pyro_kanerva.cli import report, run
+from pyro_kanerva.cli import report
+from pyro_kanerva.cli.opening import find_device, held_out_images, open_machine
 from pyro_kanerva.cli.options import RECIPES, parser
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation import RecallControl, control_memories, recall_error
@@ -37,21 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    device = run.find_device(options.device)
+    device = find_device(options.device)
     chosen = {**RECIPES[options.address_prior], **vars(options)}
-    config = {name: chosen[name] for name in run.CONFIG}
+    config = {name: chosen[name] for name in runs.CONFIG}
     if config["data"] != "glyphs":
         config["data"] = str(Path(config["data"]).resolve())  # valid in other working directories
-    train, test = run.load_split(config)
+    train, test = runs.load_split(config)
+    if config["data"] != "glyphs":
+        config[runs.DIGEST] = runs.digest(train, test)
     machine = build_machine(config, (1, *train.shape[1:])).to(device)
     # These raise errors before training, not after it.
-    run.held_out_episodes(config, test, options.recall_episodes)
+    runs.held_out_episodes(config, test, options.recall_episodes)
     _check_control(config, test, options.recall_episodes)
     num_parameters = sum(parameter.numel() for parameter in machine.parameters())
     print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
     if options.resume:
-        stored = run.load_config(options.run)
-        changed = [name for name, value in config.items() if value != stored[name]]
+        stored = runs.load_config(options.run)
+        changed = [name for name in runs.CONFIG if config[name] != stored[name]]
+        if "data" in changed and stored.get(runs.DIGEST, "unknown") == config.get(runs.DIGEST):
+            changed.remove("data")  # the file has moved
         if changed == ["steps"] and config["steps"] > stored["steps"]:
             changed = []  # a run may train longer than planned
         if changed:
@@ -86,8 +91,9 @@ def _write_config(options: argparse.Namespace, config: dict[str, Any]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_machine(options)
-    recalled = _report(options, config, machine, images, device)
+    opened = open_machine(options)
+    images, config, machine = held_out_images(options, opened), opened.config, opened.machine
+    recalled = _report(options, config, machine, images, machine.log_code_scale.device)
     if options.curves:
         data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
         report.all_figures(options.run, machine, data)
@@ -98,8 +104,9 @@ def _report(
 ) -> list[Tensor]:
     """Report a summary on the held-out ``images``; returns the batches of episodes that were recalled."""
     _check_control(config, images, options.recall_episodes)
-    recalled = run.batches_on(device, run.held_out_episodes(config, images, options.recall_episodes))
-    all_batches = run.batches_on(device, run.held_out_episodes(config, images))
+    recalled = runs.batches_on(device, runs.held_out_episodes(config, images, options.recall_episodes))
+    all_batches = runs.batches_on(device, runs.held_out_episodes(config, images))
+    runs.save_episodes(options.run, torch.cat(recalled[:2])[:2])
     report.summary(options.run, machine, all_batches, recalled, config["seed"])
     return recalled
 
@@ -119,18 +126,24 @@ def _check_control(config: dict[str, Any], images: Tensor, recall_episodes: int 
         )
 
 
-def _episodes(options: argparse.Namespace, config: dict[str, Any], images: Tensor) -> tuple[Tensor, Tensor]:
-    """The episode (1, T) + E of held-out images that the options choose, and the one after it."""
-    episodes = Episodes(images, config["episode_length"], 1, seed=config["seed"])
-    if not 0 <= options.episode < len(episodes):
-        raise ValueError(f"--episode is {options.episode}; expected 0 to {len(episodes) - 1}.")
-    return episodes[options.episode], episodes[(options.episode + 1) % len(episodes)]
+def _episodes(options: argparse.Namespace, opened: runs.Run) -> tuple[Tensor, Tensor]:
+    """The episode (1, T) + E that the options choose, and another one."""
+    if options.episode is None and opened.episodes is not None:
+        return opened.episodes[:1], opened.episodes[1:]
+    images, device = held_out_images(options, opened), opened.machine.log_code_scale.device
+    episodes = Episodes(images, opened.config["episode_length"], 1, seed=opened.config["seed"])
+    chosen = 0 if options.episode is None else options.episode
+    if not 0 <= chosen < len(episodes):
+        raise ValueError(f"--episode is {chosen}; expected 0 to {len(episodes) - 1}.")
+    return episodes[chosen].to(device), episodes[(chosen + 1) % len(episodes)].to(device)
 
 
 def _query(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_machine(options)
-    _check_control(config, images)
-    patterns, other = (episode.to(device) for episode in _episodes(options, config, images))
+    opened = open_machine(options)
+    machine, device = opened.machine, opened.machine.log_code_scale.device
+    if opened.held_out is not None:
+        _check_control(opened.config, opened.held_out)
+    patterns, other = _episodes(options, opened)
     noise = SaltAndPepper(options.noise)
     cues = noise(patterns, torch.Generator(device).manual_seed(options.seed))
     memories = control_memories(machine, [patterns, other])[0]._asdict()
@@ -149,8 +162,9 @@ def _query(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    config, machine, images, device = run.open_machine(options)
-    patterns = _episodes(options, config, images)[0].to(device)
+    opened = open_machine(options)
+    machine, device = opened.machine, opened.machine.log_code_scale.device
+    patterns, _ = _episodes(options, opened)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         samples = machine.write(patterns).generate(options.samples, num_steps=options.steps)
@@ -159,10 +173,12 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    config, machine, images, _ = run.open_run(options.run, options.device)
+    opened = runs.load_run(options.run, options.data, find_device(options.device))
+    machine, config = opened.machine, opened.config
     if not options.out.absolute().parent.is_dir():
         raise ValueError(f"--out is {options.out}; expected a file in a folder that exists.")
-    config["data"] = Path(config["data"]).name  # a path means nothing on another computer
+    if config["data"] is not None:
+        config["data"] = Path(config["data"]).name  # a path means nothing on another computer
     path = options.run / "evaluation.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     if content.get("parameters") != report.fingerprint(machine):
@@ -171,7 +187,8 @@ def _export(options: argparse.Namespace) -> None:
             f"{options.run}"
         )
     card = {"license": options.license, "source": options.source, "evaluation": content}
-    export_machine(options.out, machine, config, (1, *images.shape[1:]), card)
+    assert machine.event_shape is not None  # load_run() built the machine
+    export_machine(options.out, machine, config, machine.event_shape, card)
     print(f"machine: {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_kanerva.cli.run import DEFAULT_RUN
+from pyro_kanerva.cli.opening import DEFAULT_RUN
 from pyro_kanerva.weights import ADDRESS_PRIORS, NAMES, NETWORKS
 
 Command = Callable[[argparse.Namespace], None]
@@ -121,13 +121,18 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     generate.add_argument("--samples", type=int, default=32, help="images to draw")
     generate.add_argument("--steps", type=int, default=0, help="steps of the dynamics that sharpen them")
     for sub, name in ((query, "query"), (generate, "samples")):
-        sub.add_argument("--episode", type=int, default=0, help="which held-out episode to store")
+        episode = "which held-out episode to store; default: the one in the pictures of the run, else 0"
+        sub.add_argument("--episode", type=int, help=episode)
         sub.add_argument("--seed", type=int, default=0, help="seed of the noise")
         sub.add_argument("--out", type=Path, help=f"picture to write; default: {name}.png in the run's folder")
+    moved = "where the data of the run are, if they have moved"
+    export.add_argument("--data", metavar="PATH", help=moved)
     for sub in (evaluate, query, generate):
+        sub.add_argument(
+            "--data", metavar="PATH", help=f"{moved}; with --pretrained: images, default: held-out letters"
+        )
         trained = f"use a trained machine instead of a run: {', '.join(NAMES)}, or a file that export wrote"
         sub.add_argument("--pretrained", metavar="NAME", help=trained)
-        sub.add_argument("--data", help="with --pretrained: images, as for train; default: the held-out letters")
-        where = "with --data: only the images whose integer label NAME is VALUE, for example split=1"
+        where = "with --pretrained and --data: only the images whose integer label NAME is VALUE, for example split=1"
         sub.add_argument("--data-where", metavar="NAME=VALUE", help=where)
     return result

@@ -49,6 +49,15 @@ def load_checkpoint(
     return state["losses"]
 
 
+def read_settings(folder: PathLike) -> dict[str, Any]:
+    """The settings that the checkpoint in ``folder`` was written with.
+
+    :raises FileNotFoundError: if there is no checkpoint.
+    :raises ValueError: if the file is broken.
+    """
+    return _files.load(Path(folder, FILE), "checkpoint")[0]
+
+
 def cut_metrics(path: Path, num_steps: int) -> None:
     """Keep the lines of the first ``num_steps`` steps; a run may have stopped after its last checkpoint."""
     lines = path.read_text().splitlines(keepends=True)[:num_steps] if path.exists() else []

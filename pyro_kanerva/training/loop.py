@@ -69,7 +69,8 @@ def fit(
         ``Trace_ELBO(max_plate_nesting=2)``.
     :param seed: seed of the noise; ``episodes`` has its own seed.
     :param folder: folder for ``checkpoint.pt`` and ``metrics.jsonl``, which has a line per step with the loss, and
-        every 25 steps the bound, in nats per pattern. ``None`` writes no files.
+        every 25 steps the bound, in nats per pattern. ``None`` writes no files. :func:`load_run` opens the folder, if
+        the machine has a config.
     :param resume: continue from the checkpoint in ``folder``. With the same ``num_steps`` the result is the same as
         without an interruption.
     :param checkpoint_every: steps between two checkpoints. One more is written at the end, and after Ctrl-C.
@@ -97,6 +98,7 @@ def fit(
         "seed": seed,
         "episodes": episodes.fingerprint(),
     }
+    about: dict[str, Any] = {"config": machine.config, "event_shape": machine.event_shape, "steps": num_steps}
     losses: list[float] = []
     if folder is not None:
         if not resume and (folder / FILE).exists():
@@ -104,6 +106,7 @@ def fit(
                 f"fit(): {folder} holds a checkpoint already. Go on from it with resume, or take another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
+        about["batch_size"], about["episode_length"] = episodes[0].shape[:2]
         losses = load_checkpoint(folder, machine, optimizer, settings) if resume else []
         if len(losses) > num_steps:
             raise ValueError(f"fit(): num_steps is {num_steps}; expected at least {len(losses)}, the steps of the run.")
@@ -111,7 +114,7 @@ def fit(
 
     def save() -> None:
         if folder is not None:
-            save_checkpoint(folder, machine, optimizer, losses, settings)
+            save_checkpoint(folder, machine, optimizer, losses, {**settings, **about})  # about: for load_run
 
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),

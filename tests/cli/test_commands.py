@@ -14,7 +14,7 @@ import torch
 from pyro_kanerva import Episodes, pretrained_card
 from pyro_kanerva.cli import main
 from pyro_kanerva.cli.options import RECIPES
-from pyro_kanerva.cli.run import held_out_episodes, load_config, load_split
+from pyro_kanerva.runs import held_out_episodes, load_config, load_split
 
 SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -61,7 +61,7 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
         assert words in out
     written = {path.name for path in run.iterdir()}
     pictures = {"recall.png", "recall_steps.png", "energy.png", "training.png"}
-    assert written == pictures | {"config.json", "metrics.jsonl", "checkpoint.pt", "evaluation.json"}
+    assert written == pictures | {"config.json", "metrics.jsonl", "checkpoint.pt", "evaluation.json", "episodes.npz"}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 6
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["never_rose"] == 1
@@ -165,8 +165,8 @@ def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatc
     folder = tmp_path / "kanerva-machine"
     names = ("query.png", "samples.png", "recall.png", "evaluation.json")
     assert {path.name for path in folder.iterdir()} >= set(names)
-    assert main(["query", "--run", str(run), "--data", str(data)]) == 1
-    assert "--data goes with --pretrained" in capsys.readouterr().err
+    assert main(["query", "--run", str(run), "--data", str(data), "--data-where", "split=1"]) == 1
+    assert "--data-where goes with --pretrained" in capsys.readouterr().err
     assert main(["query", *options, "--run", str(run)]) == 1
     assert "holds a run of its own" in capsys.readouterr().err
     assert main(["query", "--pretrained", str(machine)]) == 1

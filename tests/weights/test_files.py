@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 import pyro_kanerva as pk
 from pyro_kanerva import weights
 from pyro_kanerva.channels import Occlusion, SaltAndPepper
-from pyro_kanerva.cli.run import batches_on, held_out_episodes, load_split
 from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall_control
+from pyro_kanerva.runs import batches_on, held_out_episodes, load_split
 from pyro_kanerva.weights import NAMES, build_machine, export_machine
 
 CONFIG = {
