@@ -124,10 +124,11 @@ def with_episodes(patterns: Tensor, label: str, event_shape: tuple[int, ...] | N
     rank = len(event_shape)
     found = shape[len(shape) - rank :] if len(shape) > rank else shape
     if found != event_shape:
-        raise ValueError(
-            f"{label} have event shape {found} (shape {shape}); expected {event_shape}. Resize them, or build the "
-            "machine for their shape."
-        )
+        remedy = "Resize them, or build the machine for their shape."
+        place = _missing_dimension(shape, event_shape)
+        if place is not None:
+            remedy = f"Add the missing dimension with {label.split()[-1]}.unsqueeze({place})."
+        raise ValueError(f"{label} have event shape {found} (shape {shape}); expected {event_shape}. {remedy}")
     if len(shape) == rank + 1:
         return patterns.unsqueeze(0)
     if len(shape) != rank + 2:
@@ -136,3 +137,12 @@ def with_episodes(patterns: Tensor, label: str, event_shape: tuple[int, ...] | N
             f"{event_shape} for a single episode."
         )
     return patterns
+
+
+def _missing_dimension(shape: tuple[int, ...], event_shape: tuple[int, ...]) -> int | None:
+    """Where ``shape`` lacks a dimension of size 1 of the event shape, such as that of the channels."""
+    start = len(shape) + 1 - len(event_shape)  # of the event shape, once the dimension is added
+    for place, size in enumerate(event_shape):
+        if size == 1 and start in (1, 2) and shape[start:] == event_shape[:place] + event_shape[place + 1 :]:
+            return start + place
+    return None

@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import linear_machine
+from helpers import Identity, linear_machine
 
 from pyro_kanerva import (
     AmortizedReader,
@@ -33,6 +33,8 @@ from pyro_kanerva import (
     ("change", "message"),
     [
         (lambda x: x[..., :4], r"event shape \(1, 5, 4\) .*; expected \(1, 5, 7\). Resize them"),
+        (lambda x: x.squeeze(2), r"\(3, 8, 5, 7\)\); .* Add the missing dimension with patterns.unsqueeze\(2\)"),
+        (lambda x: x[0, :, 0], r"\(8, 5, 7\)\); .* Add the missing dimension with patterns.unsqueeze\(1\)"),
         (lambda x: x.unsqueeze(0), r"shape \(1, 3, 8, 1, 5, 7\); expected \(episodes, patterns\) \+ \(1, 5, 7\)"),
         (lambda x: x[0, 0], "expected"),
         (lambda x: x.double(), r"dtype torch.float64 on cpu; expected torch.float32 on cpu.*\.to\(dtype\)"),
@@ -48,6 +50,14 @@ from pyro_kanerva import (
 def test_bad_patterns(make_machine, patterns, change, message, call):
     with pytest.raises(ValueError, match=rf"{call}\(\): patterns .*{message}"):
         getattr(make_machine(), call)(change(patterns))
+
+
+def test_the_missing_dimension_of_vectors(patterns):
+    """The dimension of size 1 may be anywhere in the event shape."""
+    machine = linear_machine(2, 35, encoder=Identity(5, 1, 7))
+    with pytest.raises(ValueError, match=r"with patterns.unsqueeze\(3\)"):
+        machine.write(patterns[:, :, 0])
+    assert machine.with_episodes(patterns[:, :, 0].unsqueeze(3), "test").shape == (3, 8, 5, 1, 7)
 
 
 def test_patterns_without_an_event_shape(patterns):
