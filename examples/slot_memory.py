@@ -9,7 +9,8 @@ several fonts.
 The picture shows the slot of every letter, the decoded slots, and the recall from damaged cues. A slot that holds
 nothing shows the mean of the memory prior. The script also prints two bounds: Pyro's ``TraceEnum_ELBO`` sums a discrete
 address out. With the address in the guide, the sum is weighted by the reader's q(w | x, M). With the address hidden
-from the guide, the model sums it out exactly, ``sum_k p(w = e_k) p(x | w = e_k, M)``; this bound is never lower.
+from the guide, the model sums it out exactly, ``sum_k p(w = e_k) p(x | w = e_k, M)``; this bound is never lower,
+and the negative bound that the script prints never higher.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def main(args):
         torch.manual_seed(args.seed)  # equal draws of the memory
         with torch.no_grad():
             bounds[name] = -elbo.loss(machine.model, guide, patterns) / patterns.shape[:2].numel()
-        print(f"{name:34} bound {bounds[name]:8.2f} nats per pattern")
+        print(f"{name:34} negative bound {-bounds[name]:8.2f} nats per pattern")
 
     patterns = patterns[:1]
     memory = machine.write(patterns)

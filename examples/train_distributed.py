@@ -148,7 +148,8 @@ def main(args):
     with torch.no_grad():
         bound = machine.bound(patterns).bound
     error = bound.std() / len(bound) ** 0.5
-    print(f"bound of {len(bound)} held-out episodes {bound.mean():.2f} nats per pattern, standard error {error:.2f}")
+    print(f"negative bound of {len(bound)} held-out episodes {-bound.mean():.2f} nats per pattern, ", end="")
+    print(f"standard error {error:.2f}")
     return bound
 
 

@@ -31,7 +31,7 @@ from pyro_kanerva.priors import (
 from pyro_kanerva.readers import AmortizedReader, ExactReader, LaplaceReader, MixtureReader, ScalarReader, SlotReader
 from pyro_kanerva.retrieval import PointEnergy, Retrieval, VariationalEnergy
 from pyro_kanerva.runs import Run, load_run
-from pyro_kanerva.training import FitResult, fit
+from pyro_kanerva.training import FitResult, FitStep, fit
 from pyro_kanerva.weights import pretrained, pretrained_card
 from pyro_kanerva.writers import (
     AmortizedWriter,
@@ -49,7 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmortizedReader", "AmortizedWriter", "BernoulliLikelihood", "Bound", "CategoricalAddress", "CategoricalLikelihood",
     "Channel", "ConvDecoder", "ConvEncoder", "DiscretizedLogisticLikelihood", "Draws", "Episodes", "ExactReader",
-    "FitResult", "Flip", "FrameWriter", "GaussianAddress", "GaussianCode", "GaussianMemory", "GaussianNoise",
+    "FitResult", "FitStep", "Flip", "FrameWriter", "GaussianAddress", "GaussianCode", "GaussianMemory", "GaussianNoise",
     "HierarchicalMemory", "HorseshoeAddress", "Images", "KanervaMachine", "LaplaceAddress", "LaplaceMemory",
     "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal", "Memory",
     "MixtureAddress", "MixtureReader", "MixtureWriter", "NormalLikelihood", "Occlusion", "OnlineWriter", "PointEnergy",

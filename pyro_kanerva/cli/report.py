@@ -85,9 +85,10 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     ]
     if (run / "metrics.jsonl").exists():  # a pretrained machine has none
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if "bound" in line]  # fit() evaluates the bound only now and then
-        columns = ([line[name] for line in lines] for name in ("step", "bound", "conditional_bound"))
-        pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
+        lines = [line for line in lines if "negative_bound" in line]  # fit() evaluates the bound only now and then
+        columns = [[line[name] for line in lines] for name in ("step", "negative_bound", "negative_conditional_bound")]
+        if lines:
+            pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
     print(f"pictures: {', '.join(map(str, pictures))}")
 
 

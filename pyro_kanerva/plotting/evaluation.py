@@ -15,13 +15,20 @@ _LEAST_RATE = 1e-3  # the left end of the axis of a ROC curve
 
 
 def training_curve(
-    steps: Sequence[int], bound: Sequence[float], conditional_bound: Sequence[float], *, ax: Axes | None = None
+    steps: Sequence[int],
+    negative_bound: Sequence[float],
+    negative_conditional_bound: Sequence[float],
+    *,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Negative bound and negative conditional bound of the training episodes as functions of the step."""
+    """Negative bound and negative conditional bound of the training episodes as functions of the step.
+
+    The arguments are columns of ``metrics.jsonl``, or fields of :class:`pyro_kanerva.FitStep`.
+    """
     ax = new_axes(ax, (5, 3.2))
-    ax.plot(steps, -np.asarray(bound), color=BLUE, label="negative bound")
-    ax.plot(steps, -np.asarray(conditional_bound), color=ORANGE, linestyle="--", label="without the memory KL")
-    ax.set(xlabel="training step", ylabel="nats per pattern", yscale="log")
+    ax.plot(steps, negative_bound, color=BLUE, label="negative bound")
+    ax.plot(steps, negative_conditional_bound, color=ORANGE, linestyle="--", label="negative conditional bound")
+    ax.set(xlabel="training step", ylabel="nats per pattern (lower is better)", yscale="log")
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.yaxis.set_minor_formatter("{x:.0f}")
     ax.legend(frameon=False)
@@ -54,7 +61,7 @@ def bound_terms(bounds: Mapping[str, Bound], *, ax: Axes | None = None) -> Axes:
         ax.annotate(f"{total:.1f}", (total, place), (3, 0), textcoords="offset points", va="center")
     ax.invert_yaxis()
     ax.margins(x=0.12)
-    ax.set_xlabel("negative bound in nats per pattern (low is good)")
+    ax.set_xlabel("negative bound in nats per pattern (lower is better)")
     ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(parts))
     return ax
 

@@ -18,10 +18,11 @@ from tqdm import tqdm
 from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
-from pyro_kanerva.datasets.episodes import Episodes, derive_seed
+from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.priors import as_distribution
-from pyro_kanerva.training.checkpoint import FILE, cut_metrics, load_checkpoint, save_checkpoint
+from pyro_kanerva.training.batches import Batches, batches_from, is_stream
+from pyro_kanerva.training.checkpoint import FILE, cut_metrics, load_checkpoint, read_settings, save_checkpoint
 
 _WARM_UP = 50  # steps over which the learning rate rises
 _BOUND_EVERY = 25  # steps between two evaluations of the bound
@@ -38,9 +39,25 @@ class FitResult(NamedTuple):
     interrupted: bool
 
 
+class FitStep(NamedTuple):
+    """What :func:`fit` tells its ``callback`` after a step; all but the numbers of the step in nats per pattern.
+
+    ``step``: the number of the step, from 1. ``loss``: the loss, lower is better. ``learning_rate``: that of this step.
+    ``negative_bound`` and ``negative_conditional_bound``: minus the means of :class:`pyro_kanerva.Bound` on the batch
+    of the step, lower is better. They are evaluated at step 1, every 25 steps after it, and at the last step; at others
+    they are None.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    negative_bound: float | None = None
+    negative_conditional_bound: float | None = None
+
+
 def fit(
     machine: KanervaMachine,
-    episodes: Episodes,
+    episodes: Batches,
     *,
     num_steps: int,
     learning_rate: float = 1e-3,
@@ -53,13 +70,18 @@ def fit(
     resume: bool = False,
     checkpoint_every: int = 200,
     progress: bool = True,
+    callback: Callable[[FitStep], object] | None = None,
 ) -> FitResult:
     """Train a machine by SVI on the evidence lower bound.
 
     A step uses the next batch of ``episodes`` for one step of Adam on the loss of :meth:`KanervaMachine.training_pair`,
-    divided by the number of patterns. The learning rate rises over the first steps and then falls to zero along a
+    in nats per pattern. The learning rate rises over the first steps and then falls to zero along a
     cosine. The noise of step n depends only on ``seed`` and n. The global random state does not change.
 
+    :param episodes: batches of patterns (B, T) + E, or (T,) + E for a single episode. :class:`Episodes`; or a
+        :class:`torch.utils.data.DataLoader`, a list, or another iterable, which starts again when it ends; or a
+        function without arguments that returns an iterator, called again when the iterator ends. A batch is a tensor,
+        or a tuple or list whose first element is the tensor. A generator object gives its batches only once.
     :param num_steps: total number of steps, including those before a resume. A resumed run may have another number than
         planned at first, not below the steps done: from there on, the learning rate follows the new schedule.
     :param learning_rate: the largest learning rate.
@@ -69,13 +91,18 @@ def fit(
         ``Trace_ELBO(max_plate_nesting=2)``.
     :param seed: seed of the noise; ``episodes`` has its own seed.
     :param folder: folder for ``checkpoint.pt`` and ``metrics.jsonl``, which has a line per step with the loss, and
-        every 25 steps the bound, in nats per pattern. ``None`` writes no files. :func:`load_run` opens the folder, if
-        the machine has a config.
+        every 25 steps the negative bound and the negative conditional bound, in nats per pattern, lower is better.
+        ``None`` writes no files. :func:`load_run` opens the folder, if the machine has a config.
     :param resume: continue from the checkpoint in ``folder``. With the same ``num_steps`` the result is the same as
-        without an interruption.
+        without an interruption. :class:`Episodes` continue with the next batch, and must be the same as before. Other
+        ``episodes`` start anew; ``fit`` draws the batches that the run has used, and leaves them out. The result is
+        the same if they give the same batches again. A ``DataLoader`` with ``shuffle=True`` does.
     :param checkpoint_every: steps between two checkpoints. One more is written at the end, and after Ctrl-C.
-    :param progress: show a progress bar with the bound in nats per pattern.
-    :raises ValueError: if an argument is out of range; if the folder holds a checkpoint and ``resume`` is False; if the
+    :param progress: show a progress bar with the negative bound in nats per pattern.
+    :param callback: called with a :class:`FitStep` after every step. For example, with TensorBoard's ``writer =
+        torch.utils.tensorboard.SummaryWriter()``: ``lambda step: writer.add_scalar("loss", step.loss, step.step)``.
+    :raises ValueError: if an argument is out of range; if a batch does not fit the machine, or ``episodes`` ends before
+        ``num_steps`` and cannot start again; if the folder holds a checkpoint and ``resume`` is False; if the
         checkpoint is broken or from a run with other arguments; or if the loss becomes NaN or infinite.
     :raises FileNotFoundError: if there is no checkpoint to resume from.
     """
@@ -96,7 +123,7 @@ def fit(
         "cue_channel": getattr(cue_channel, "__qualname__", repr(cue_channel)),
         "loss": type(elbo).__name__,
         "seed": seed,
-        "episodes": episodes.fingerprint(),
+        "episodes": episodes.fingerprint() if is_stream(episodes) else None,
     }
     about: dict[str, Any] = {"config": machine.config, "event_shape": machine.event_shape, "steps": num_steps}
     losses: list[float] = []
@@ -106,7 +133,8 @@ def fit(
                 f"fit(): {folder} holds a checkpoint already. Go on from it with resume, or take another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        about["batch_size"], about["episode_length"] = episodes[0].shape[:2]
+        if resume:
+            about = {**read_settings(folder), **about}  # a finished run draws no batch, whose sizes it needs
         losses = load_checkpoint(folder, machine, optimizer, settings) if resume else []
         if len(losses) > num_steps:
             raise ValueError(f"fit(): num_steps is {num_steps}; expected at least {len(losses)}, the steps of the run.")
@@ -114,7 +142,7 @@ def fit(
 
     def save() -> None:
         if folder is not None:
-            save_checkpoint(folder, machine, optimizer, losses, {**settings, **about})  # about: for load_run
+            save_checkpoint(folder, machine, optimizer, losses, {**about, **settings})  # about: for load_run
 
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
@@ -122,12 +150,14 @@ def fit(
         open(folder / "metrics.jsonl" if folder is not None else os.devnull, "a") as metrics,
         tqdm(total=num_steps, initial=len(losses), unit="step", disable=not progress) as bar,
     ):
-        for step in range(len(losses), num_steps):
-            patterns = episodes[step].to(device, dtype)
+        for step, batch in enumerate(batches_from(episodes, len(losses), num_steps, seed), len(losses)):
+            patterns = machine.with_episodes(batch.to(device, dtype), "fit()")
+            about["batch_size"], about["episode_length"] = patterns.shape[:2]
             torch.manual_seed(derive_seed(seed, step))  # so a resumed run repeats the same noise
+            warm_up, cosine = min(1.0, (step + 1) / _WARM_UP), 0.5 * (1 + math.cos(math.pi * step / num_steps))
+            rate = learning_rate * (warm_up * cosine)
             for group in optimizer.param_groups:
-                warm_up, cosine = min(1.0, (step + 1) / _WARM_UP), 0.5 * (1 + math.cos(math.pi * step / num_steps))
-                group["lr"] = learning_rate * (warm_up * cosine)
+                group["lr"] = rate
             optimizer.zero_grad()
             value = loss_of(patterns) / patterns.shape[:2].numel()
             with autocast_off(value):  # a caller's autocast is for the forward pass of the networks only
@@ -140,13 +170,16 @@ def fit(
                 )
             optimizer.step()
             losses.append(value.item())
-            line: dict[str, Any] = {"step": step + 1, "loss": losses[-1]}
+            done = FitStep(step + 1, losses[-1], rate)
             if step % _BOUND_EVERY == 0 or step == num_steps - 1:
                 with torch.no_grad():
                     bound = machine.bound(patterns)
-                line |= {"bound": bound.bound.mean().item(), "conditional_bound": bound.conditional_bound.mean().item()}
-                bar.set_postfix_str(f"bound {line['bound']:.1f} nats per pattern")
+                done = FitStep(*done[:3], -bound.bound.mean().item(), -bound.conditional_bound.mean().item())
+                bar.set_postfix_str(f"negative bound {done.negative_bound:.1f} nats per pattern")
+            line = {name: value for name, value in done._asdict().items() if value is not None}
             metrics.write(json.dumps(line) + "\n")
+            if callback is not None:
+                callback(done)
             bar.update()
             if interrupted.is_set():
                 break  # the checkpoint after the loop holds this step

@@ -9,8 +9,8 @@ from pyro_kanerva.evaluation import ROC, Curve
 
 
 def test_training_curve():
-    ax = plotting.training_curve([1, 2, 3], [-300.0, -200.0, -150.0], [-250.0, -180.0, -140.0])
-    assert "nats" in ax.get_ylabel()
+    ax = plotting.training_curve([1, 2, 3], [300.0, 200.0, 150.0], [250.0, 180.0, 140.0])
+    assert ax.get_ylabel() == "nats per pattern (lower is better)"
     assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[300, 200, 150], [250, 180, 140]]
 
 

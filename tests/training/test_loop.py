@@ -53,7 +53,7 @@ def test_resumed_run_equals_uninterrupted_run(make_machine, episodes, tmp_path, 
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert lines[0] == lines[1]
     assert [json.loads(line)["step"] for line in lines[0].splitlines()] == list(range(1, 13))
-    assert "bound" in json.loads(lines[0].splitlines()[0])
+    assert "negative_bound" in json.loads(lines[0].splitlines()[0])
     finished = fit(machine, episodes, folder=tmp_path / "cut", resume=True, **options)
     assert finished.losses == whole.losses
 
@@ -108,6 +108,26 @@ def test_cue_channel_and_weights_are_used(make_machine, episodes):
     assert len(set(losses.values())) == len(losses)
     assert losses["no autoencoder"] < losses["plain"]
     assert losses["light memory"] < losses["plain"]
+
+
+def test_the_callback_hears_of_every_step(make_machine, episodes, tmp_path):
+    """Of the same numbers that metrics.jsonl keeps."""
+    steps = []
+    losses = fit(
+        seeded(make_machine), episodes, num_steps=28, folder=tmp_path, callback=steps.append, progress=False
+    ).losses
+    assert [step.step for step in steps] == list(range(1, 29))
+    assert [step.loss for step in steps] == losses
+    assert [step.step for step in steps if step.negative_bound is not None] == [1, 26, 28]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{name: x for name, x in step._asdict().items() if x is not None} for step in steps]
+    machine = make_machine()
+    load_checkpoint(tmp_path, machine)
+    bound = machine.bound(episodes[27], num_particles=20)  # fit() takes one particle
+    assert steps[-1].negative_bound == pytest.approx(-bound.bound.mean().item(), rel=0.05)
+    assert steps[-1].negative_conditional_bound == pytest.approx(-bound.conditional_bound.mean().item(), rel=0.05)
+    assert steps[-1].negative_conditional_bound < steps[-1].negative_bound
+    assert 0 <= steps[-1].learning_rate < steps[13].learning_rate < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_two_processes_make_the_steps_of_one(example, tmp_path):
     # Adam's steps do not depend on the size of the gradients; the averages that it keeps do.
     torch.testing.assert_close(state["optimizer"]["state"], optimizer.state_dict()["state"], rtol=1e-4, atol=1e-5)
 
-    bound = float(re.search(r"bound of 32 held-out episodes (-\S+) nats", printed)[1])
+    bound = -float(re.search(r"negative bound of 32 held-out episodes (\S+) nats", printed)[1])
     others = [train_by_hand(example, args, world=1, first_rank=rank)[0] for rank in range(5)]  # with other noise
     bounds = torch.tensor([held_out_bound(other, args) for other in others])
     assert abs(bound - bounds.mean()) < 5 * bounds.std()
@@ -104,7 +104,7 @@ def test_one_process(example, tmp_path, capsys):
         torch.load(out, weights_only=True)["machine"], dict(machine.state_dict()), rtol=0, atol=0
     )
     assert bound.mean().item() == held_out_bound(machine, args)
-    assert f"bound of 32 held-out episodes {bound.mean():.2f} nats per pattern" in capsys.readouterr().out
+    assert f"negative bound of 32 held-out episodes {-bound.mean():.2f} nats per pattern" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["machine.pt"]
 
 
