@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,22 +15,31 @@ from torch import Tensor
 from pyro_kanerva import _files, plotting, runs
 from pyro_kanerva.channels import SaltAndPepper
 from pyro_kanerva.cli import report
-from pyro_kanerva.cli.opening import find_device, held_out_images, open_machine
-from pyro_kanerva.cli.options import RECIPES, parser
+from pyro_kanerva.cli.opening import DEFAULT_RUN, find_device, held_out_images, open_machine
+from pyro_kanerva.cli.options import RECIPES, arguments_of, flag, parser, read_config
 from pyro_kanerva.datasets import Episodes
 from pyro_kanerva.evaluation import RecallControl, control_memories, recall_error
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.training import fit
-from pyro_kanerva.weights import build_machine, export_machine
+from pyro_kanerva.weights import MIXING_PRIORS, build_machine, export_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(COMMANDS).parse_args(arguments)
     try:
+        if options.command is _train and (options.config is not None or options.resume):
+            options = parser(COMMANDS).parse_args(["train", *_stored_arguments(options), *arguments[1:]])
         options.command(options)
     except (ValueError, OSError) as error:
-        print(f"pyro-kanerva: error: {error}", file=sys.stderr)
+        print(f"pyro-kanerva: error: {_with_flags(str(error))}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", reason):
+            raise
+        print(f"pyro-kanerva: error: not enough memory ({reason}). {_SMALLER}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pyro-kanerva: interrupted", file=sys.stderr)
@@ -37,19 +47,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+_SMALLER = "Lower --slots, --code-size, --width, --batch-size or --episode-length, or --samples of generate."
+
+
+def _with_flags(message: str) -> str:
+    """``message`` with the options of the command line in place of Python's arguments."""
+    names = "|".join(name for name in runs.CONFIG if "_" in name)
+    return re.sub(rf"(?<![\w/-])({names})(?![\w/-])", lambda match: flag(match[0]), message)
+
+
+def _stored_arguments(options: argparse.Namespace) -> list[str]:
+    """The options of ``train`` in the file of --config, and with --resume those of the run."""
+    if options.config is None:
+        return arguments_of(runs.load_config(options.run))
+    return arguments_of(read_config(options.config, lambda words: parser(COMMANDS).parse_args(["train", *words])))
+
+
 def _train(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     chosen = {**RECIPES[options.address_prior], **vars(options)}
     config = {name: chosen[name] for name in runs.CONFIG}
     if config["data"] != "glyphs":
+        if not Path(config["data"]).exists():
+            raise ValueError(f"--data {config['data']}: there is no such file or folder.")
         config["data"] = str(Path(config["data"]).resolve())  # valid in other working directories
+    if config["writer"] is not None and config["address_prior"] not in MIXING_PRIORS:
+        raise ValueError(
+            f"--writer {config['writer']} mixes slots, which does not fit --address-prior {config['address_prior']}. "
+            f"Leave --writer out, or use --address-prior {' or '.join(MIXING_PRIORS)}."
+        )
     train, test = runs.load_split(config)
     if config["data"] != "glyphs":
         config[runs.DIGEST] = runs.digest(train, test)
+    _check_control(config, test)  # before training, not after it
+    _check_batches(config, train)
     machine = build_machine(config, (1, *train.shape[1:])).to(device)
-    # These raise errors before training, not after it.
-    runs.held_out_episodes(config, test, options.recall_episodes)
-    _check_control(config, test, options.recall_episodes)
     num_parameters = sum(parameter.numel() for parameter in machine.parameters())
     print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
     if options.resume:
@@ -60,10 +92,14 @@ def _train(options: argparse.Namespace) -> None:
         if changed == ["steps"] and config["steps"] > stored["steps"]:
             changed = []  # a run may train longer than planned
         if changed:
-            changes = "; ".join(f"{name} was {stored[name]}, now {config[name]}" for name in changed)
-            raise ValueError(f"--resume goes with the arguments of the run: {changes}. Only --steps may grow.")
+            changes = "; ".join(f"{flag(name)} was {stored[name]}, now {config[name]}" for name in changed)
+            raise ValueError(f"--resume goes with the options of the run: {changes}. Only --steps may grow.")
+    elif (options.run / "checkpoint.pt").exists():
+        raise ValueError(
+            f"--run {options.run} holds a checkpoint already. Continue it with --resume, or pass another folder."
+        )
     options.run.mkdir(parents=True, exist_ok=True)
-    if not options.resume and not (options.run / "checkpoint.pt").exists():  # with a checkpoint, fit() raises
+    if not options.resume:
         _write_config(options, config)
     start = time.perf_counter()
     result = fit(
@@ -80,10 +116,14 @@ def _train(options: argparse.Namespace) -> None:
     )
     _write_config(options, config)  # a resumed run may have more steps than planned
     if result.interrupted:
-        print(f"Stopped after step {len(result.losses)}; go on with the same command and --resume.")
+        print(f"Stopped after step {len(result.losses)}. Go on: pyro-kanerva train --run {options.run} --resume")
         return
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _report(options, config, machine, test, device)
+    chosen_run = "" if options.run == DEFAULT_RUN else f" --run {options.run}"
+    print(f"\nuse it:       pyro-kanerva query{chosen_run} --noise 0.3; also the commands generate, evaluate --curves")
+    print(f"in Python:    machine = pyro_kanerva.load_run({str(options.run)!r}).machine")
+    print(f"train longer: pyro-kanerva train{chosen_run} --resume --steps {2 * config['steps']}")
 
 
 def _write_config(options: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -103,7 +143,7 @@ def _report(
     options: argparse.Namespace, config: dict[str, Any], machine: KanervaMachine, images: Tensor, device: torch.device
 ) -> list[Tensor]:
     """Report a summary on the held-out ``images``; returns the batches of episodes that were recalled."""
-    _check_control(config, images, options.recall_episodes)
+    _check_control(config, images)
     recalled = runs.batches_on(device, runs.held_out_episodes(config, images, options.recall_episodes))
     all_batches = runs.batches_on(device, runs.held_out_episodes(config, images))
     runs.save_episodes(options.run, torch.cat(recalled[:2])[:2])
@@ -111,18 +151,26 @@ def _report(
     return recalled
 
 
-def _check_control(config: dict[str, Any], images: Tensor, recall_episodes: int = 2) -> None:
+def _check_control(config: dict[str, Any], images: Tensor) -> None:
     """:raises ValueError: if there is no other episode, whose memory the control of recall queries."""
-    length = config["episode_length"]
-    if recall_episodes < 2:
+    length, most = config["episode_length"], len(images) // 2
+    if length > most:
         raise ValueError(
-            f"--recall-episodes is {recall_episodes}; expected at least 2. The control of recall queries the memory of "
-            "another episode."
+            f"--episode-length {length}: {len(images)} held-out images make no two episodes, and the control of recall "
+            f"queries the memory of another episode. {f'Use at most {most}, or hold' if most else 'Hold'} out more "
+            "images."
         )
-    if len(images) < 2 * length:
+
+
+def _check_batches(config: dict[str, Any], images: Tensor) -> None:
+    """:raises ValueError: if there are too few images for a batch of training."""
+    length, size = config["episode_length"], config["batch_size"]
+    if len(images) < length:
+        raise ValueError(f"--episode-length {length}: there are {len(images)} training images. Use at most that many.")
+    if len(images) < length * size:
         raise ValueError(
-            f"{len(images)} held-out images make no two episodes of {length}, and the control of recall queries the "
-            "memory of another episode; hold out more images, or use shorter episodes."
+            f"--batch-size {size}: {len(images)} training images make {len(images) // length} episodes of {length}. "
+            "Use at most that many, or a smaller --episode-length."
         )
 
 
@@ -175,8 +223,6 @@ def _generate(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     opened = runs.load_run(options.run, options.data, find_device(options.device))
     machine, config = opened.machine, opened.config
-    if not options.out.absolute().parent.is_dir():
-        raise ValueError(f"--out is {options.out}; expected a file in a folder that exists.")
     if config["data"] is not None:
         config["data"] = Path(config["data"]).name  # a path means nothing on another computer
     path = options.run / "evaluation.json"

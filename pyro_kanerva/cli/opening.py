@@ -21,7 +21,9 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        torch.zeros((), device=device).item()  # which "meta", a device without data, cannot do
+        return device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Try auto.") from error
 

@@ -12,7 +12,7 @@ from pyro_kanerva.datasets import Episodes, glyphs, load_images
 #: The options of ``train`` that config.json keeps.
 CONFIG = (
     "data", "held_out", "held_out_where", "episode_length", "batch_size",
-    "slots", "address_prior", "network", "width", "code_size", "code_scale", "memory_scale",
+    "slots", "address_prior", "writer", "network", "width", "code_size", "code_scale", "memory_scale",
     "steps", "learning_rate", "autoencoder_weight", "memory_kl_weight", "seed",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.runs.data import CONFIG, digest, images_of, load_split
 from pyro_kanerva.training import load_checkpoint
 from pyro_kanerva.training.checkpoint import read_settings
-from pyro_kanerva.weights import build_machine
+from pyro_kanerva.weights import ADDED_KEYS, build_machine
 
 CONFIG_FILE, EPISODES_FILE = "config.json", "episodes.npz"
 
@@ -31,8 +31,8 @@ def load_config(folder: PathLike) -> dict[str, Any]:
     if not path.exists():
         return _config_of_checkpoint(folder)
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError:
+        config: dict[str, Any] = {**ADDED_KEYS, **json.loads(path.read_text())}
+    except (json.JSONDecodeError, TypeError):  # not JSON, or not a mapping
         config = {}
     if set(config) - {DIGEST} != set(CONFIG):
         raise ValueError(f"{path} is broken or of another version; restore it, or train anew in another folder.")

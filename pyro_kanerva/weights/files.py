@@ -33,7 +33,7 @@ def export_machine(
     tensors = {}
     for name, tensor in machine.state_dict().items():
         half = tensor.detach().cpu().contiguous()
-        half = half if half.numel() < _SMALL else half.half()
+        half = half.clone() if half.numel() < _SMALL else half.half()  # parts may share a tensor
         if not bool(half.isfinite().all()):
             raise ValueError(f"export_machine(): parameter {name} is NaN, infinite or beyond the range of float16.")
         tensors[name] = half

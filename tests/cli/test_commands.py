@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_kanerva import Episodes, pretrained_card
+from pyro_kanerva import (
+    AmortizedWriter,
+    Episodes,
+    FrameWriter,
+    OnlineWriter,
+    PseudoInverseWriter,
+    pretrained,
+    pretrained_card,
+)
 from pyro_kanerva.cli import main
 from pyro_kanerva.cli.options import RECIPES
-from pyro_kanerva.runs import held_out_episodes, load_config, load_split
+from pyro_kanerva.runs import held_out_episodes, load_config, load_run, load_split
+from pyro_kanerva.weights import WRITERS
 
 SIZES = {"slots": 4, "code-size": 8, "width": 8, "episode-length": 4, "batch-size": 2, "recall-episodes": 2}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -116,10 +125,10 @@ def test_resume_equals_uninterrupted(data, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Episodes, "__getitem__", interrupt)
         assert train(data, cut) == 0
-    assert "Stopped after step 4; go on with the same command and --resume." in capsys.readouterr().out
+    assert f"Stopped after step 4. Go on: pyro-kanerva train --run {cut} --resume" in capsys.readouterr().out
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 4
     assert not (cut / "evaluation.json").exists()
-    assert train(data, cut, "--resume") == 0
+    assert main(["train", "--run", str(cut), "--resume", "--device", "cpu", "--recall-episodes", "2"]) == 0
     for name in ("metrics.jsonl", "evaluation.json", "config.json"):
         assert (cut / name).read_text() == (whole / name).read_text()
 
@@ -127,7 +136,11 @@ def test_resume_equals_uninterrupted(data, tmp_path, monkeypatch, capsys):
 def test_a_finished_run_trains_longer(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(data, run) == 0
-    assert train(data, run, "--resume", "--steps", "9") == 0
+    advice = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in advice] == ["use it", "in Python", "train longer"]
+    command, *arguments = advice[-1].partition(":")[2].split()
+    assert (command, arguments) == ("pyro-kanerva", ["train", "--run", str(run), "--resume", "--steps", "12"])
+    assert main([*arguments[:-1], "9", "--device", "cpu", "--recall-episodes", "2"]) == 0
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 9
     assert json.loads((run / "config.json").read_text())["steps"] == 9
     assert train(data, run, "--resume", "--steps", "8") == 1
@@ -172,7 +185,6 @@ def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatc
     assert main(["query", "--pretrained", str(machine)]) == 1
     assert "--data has images of (28, 28) pixels; " in capsys.readouterr().err
     # the card must be of the parameters that are exported
-    assert train(data, run, "--resume", "--steps", "7", "--recall-episodes", "1") == 1
     evaluation = (run / "evaluation.json").read_text()
     assert train(data, run, "--resume", "--steps", "7") == 0
     for content in (evaluation, None):
@@ -230,9 +242,26 @@ def test_training_does_not_depend_on_the_global_seed(data, tmp_path):
         (["train", "--held-out-where", "split", "--data", "DATA"], "expected NAME=VALUE with an integer VALUE"),
         (["train", "--held-out-where", "split=1", "--data", "DATA"], "has no array 'split' of labels"),
         (["train", "--held-out", "60", "--data", "DATA"], "--held-out is 60; expected 1 to 59"),
-        (["train", "--held-out", "3", "--data", "DATA", "--episode-length", "4"], "raise --held-out"),
-        (["train", "--held-out", "7", "--data", "DATA", "--episode-length", "4"], "make no two episodes of 4"),
-        (["train", "--data", "DATA", "--episode-length", "4", "--recall-episodes", "1"], "is 1; expected at least 2"),
+        (["train", "--held-out", "1", "--data", "DATA", "--episode-length", "4"], "Hold out more images"),
+        (
+            ["train", "--data", "DATA", "--episode-length", "8"],
+            "--episode-length 8: 15 held-out .* Use at most 7, or hold",
+        ),
+        (
+            ["train", "--data", "DATA", "--episode-length", "5", "--held-out", "56"],
+            "4 training images. Use at most that",
+        ),
+        (
+            ["train", "--data", "DATA", "--episode-length", "4", "--batch-size", "12"],
+            "images make 11 episodes of 4. Use at",
+        ),
+        (["train", "--device", "meta"], "--device meta cannot be used here"),
+        (["train", "--writer", "frame"], "--writer frame .* does not fit --address-prior mixture. Leave --writer out"),
+        (["train", "--config", "nothing.json"], "--config nothing.json is no JSON file"),
+        (
+            ["train", "--data", "DATA", *SMALL, "--learning-rate", "1e6", "--steps", "9"],
+            "lower the learning rate, raise --code-scale",
+        ),
     ],
 )
 def test_errors_are_told_without_a_traceback(data, tmp_path, monkeypatch, capsys, arguments, message):
@@ -240,15 +269,67 @@ def test_errors_are_told_without_a_traceback(data, tmp_path, monkeypatch, capsys
     arguments = [str(data) if argument == "DATA" else argument for argument in arguments]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert error.startswith("pyro-kanerva: error: ")
+    assert error.splitlines()[-1].startswith("pyro-kanerva: error: ")
     assert re.search(message, error)
 
 
-def test_help(capsys):
-    for command in ([], ["train"], ["evaluate"], ["query"], ["generate"]):
-        with pytest.raises(SystemExit, match="0"):
-            main([*command, "--help"])
-        assert "--run" in capsys.readouterr().out
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_trains(data, tmp_path, writer):
+    run = tmp_path / "run"
+    assert train(data, run, "--address-prior", "gaussian", "--writer", writer) == 0
+    assert load_config(run)["writer"] == writer
+    machine = load_run(run).machine
+    assert type(machine.writer) is {
+        "online": OnlineWriter, "frame": FrameWriter, "pseudo-inverse": PseudoInverseWriter,
+        "amortized": AmortizedWriter,
+    }[writer]  # fmt: skip
+    assert json.loads((run / "evaluation.json").read_text())["never_rose"] == 1
+    exported = tmp_path / "machine.safetensors"
+    assert main(["export", "--run", str(run), "--out", str(exported)]) == 0
+    assert type(pretrained(exported).writer) is type(machine.writer)
+
+
+def test_a_run_without_the_key_of_the_writer(data, tmp_path):
+    """As an earlier version wrote it."""
+    run = tmp_path / "run"
+    assert train(data, run) == 0
+    config = json.loads((run / "config.json").read_text())
+    assert config.pop("writer") is None
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["query", "--run", str(run)]) == 0
+    assert train(data, run, "--resume", "--steps", "7") == 0
+
+
+def test_the_options_of_another_run(data, tmp_path, capsys):
+    assert train(data, tmp_path / "first", "--memory-scale", "None", "--seed", "4") == 0
+    config = tmp_path / "first" / "config.json"
+    options = ["--config", str(config), "--device", "cpu", "--recall-episodes", "2"]
+    assert main(["train", *options, "--run", str(tmp_path / "same")]) == 0
+    for name in ("config.json", "metrics.jsonl"):
+        assert (tmp_path / "same" / name).read_text() == (tmp_path / "first" / name).read_text()
+    for order in (["--slots", "5", *options], [*options, "--slots", "5"]):
+        run = tmp_path / f"other-{order[0]}"
+        assert main(["train", *order, "--run", str(run)]) == 0
+        assert load_config(run) == {**load_config(tmp_path / "first"), "slots": 5}
+    for content, message in (
+        ({"slot": 3}, "has the unknown key 'slot'; expected keys as in config.json of a run"),
+        ({"slots": "3"}, "slots is '3', of type str; expected a value of --slots"),
+        ({"slots": None}, "slots is None, of type NoneType; expected a value of --slots"),
+        ({"steps": None}, "steps is None, of type NoneType; expected a value of --steps"),
+        ({"data": 3}, "data is 3, of type int; expected a value of --data"),
+        ([3], "has a list; expected options by name"),
+    ):
+        config.write_text(json.dumps(content))
+        assert main(["train", *options]) == 1
+        assert message in capsys.readouterr().err
+    for content, option in (({"slots": 3.5}, "slots"), ({"seed": True}, "seed"), ({"writer": "x"}, "writer")):
+        config.write_text(json.dumps(content))
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *options])
+        assert f"argument --{option}: " in capsys.readouterr().err
+    config.write_text("{")
+    assert main(["train", *options]) == 1
+    assert "is no JSON file" in capsys.readouterr().err
 
 
 def test_as_a_module():
