@@ -80,7 +80,8 @@ def test_retrieval_of_new_characters(tmp_path):
     assert all(part["never_rose"] == 1 for part in evaluation["noise"].values())
     for level, goal in (("15%", 0.017), ("30%", 0.032)):
         known, unknown, without = (
-            error[f"{level} salt and pepper, {kind}"] for kind in ("with the channel", "unknown level", "no channel")
+            error[f"{level} salt and pepper, {kind}"]
+            for kind in ("noise known", "noise level estimated", "noise unknown")
         )
         assert known[10] <= goal
         assert known[2] <= known[10] + 0.001  # two steps, 9 passes through the decoder, are enough

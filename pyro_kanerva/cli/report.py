@@ -4,12 +4,14 @@ import hashlib
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_kanerva import _files, evaluation, plotting
 from pyro_kanerva.channels import Channel, Damage, Flip, Occlusion, SaltAndPepper, UnknownLevel
@@ -26,6 +28,11 @@ _NOISE: dict[str, SaltAndPepper | Flip] = {
     "5% flips": Flip(0.05),
 }
 _CONTROL_HEADER = f"{'cue':>8}{'step 1':>9}{'step 10':>9}{'other':>9}{'empty':>9}{'gain':>7}"
+_WORSE = "  worse than the cue"
+_KNOWN, _ESTIMATED, _UNKNOWN = "noise known", "noise level estimated", "noise unknown"
+_KEY = f"""\
+  {_KNOWN}: the query is given the kind and the level of the noise; {_UNKNOWN}: neither of them
+  other, empty: step 10 with the memory of another episode, and with an empty one; gain: empty / step 10"""
 
 
 class HeldOut(NamedTuple):
@@ -49,7 +56,9 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     device = machine.log_code_scale.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        bound = evaluation.evaluate_bound(machine, all_batches)
+        bar = tqdm(all_batches, "evaluating: bound", leave=False, unit="batch")
+        bound = evaluation.evaluate_bound(machine, bar)
+    _progress("recall from damaged cues")
     controls = _recall_controls(machine, recalled, seed)
     noise = SaltAndPepper(0.15)
     without_channel = evaluation.evaluate_recall(machine, recalled, noise, channel=None, seed=seed)
@@ -60,18 +69,23 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     nats["negative_conditional_bound"] = -bound.conditional_bound.mean().item()
     episodes, length = len(bound.memory_kl), recalled[0].shape[1]
     num_recalled = sum(len(patterns) for patterns in recalled)
-    print(f"\nheld-out data, {episodes} episodes of {length} patterns, nats per pattern")
+    print(
+        f"\nheld-out data, {episodes} episodes of {length} patterns, nats per pattern; a lower negative bound is better"
+    )
     for name, value in nats.items():
         print(f"  {name.replace('_', ' '):<28}{value:8.2f}")
-    print(f"\nwrong pixels, {num_recalled} episodes; step 10 also with another episode's memory and an empty one")
+    print(f"\nwrong pixels, {num_recalled} episodes\n{_KEY}")
     print(f"  {'':<48}{_CONTROL_HEADER}")
     for name, control in controls.items():
-        print(f"  {name:<48}{_control_columns(control)}")
-    print(f"  {'15% salt and pepper, without a channel':<48}{_error_columns(without_channel)}")
+        print(f"  {name:<48}{_control_columns(control)}{_if_worse(control.right)}")
+    line = (
+        f"{f'15% salt and pepper, {_UNKNOWN}':<48}{_error_columns(without_channel)}{'':25}{_if_worse(without_channel)}"
+    )
+    print(f"  {line.rstrip()}")
     queries = len(errors) * num_recalled * length
     print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
     content: dict[str, Any] = {**nats, "episodes": episodes, "recall_episodes": num_recalled}
-    content |= {"error_without_a_channel": without_channel.steps, "never_rose": never_rose, "seed": seed}
+    content |= {"error_noise_unknown": without_channel.steps, "never_rose": never_rose, "seed": seed}
     content["parameters"] = fingerprint(machine)
     content["recall_control"] = {name: _control_content(control) for name, control in controls.items()}
     _files.write_text(run / "evaluation.json", json.dumps(content, indent=2))
@@ -112,13 +126,21 @@ def _recall_controls(machine: KanervaMachine, recalled: list[Tensor], seed: int)
     for level in (15, 30):
         noise = SaltAndPepper(level / 100)
         control = evaluation.evaluate_recall_control(machine, recalled, noise, channel=noise, seed=seed)
-        controls[f"{level}% salt and pepper, with the channel"] = control
+        controls[f"{level}% salt and pepper, {_KNOWN}"] = control
     hidden = _right_half(recalled[0])
     occlusion = Occlusion(~hidden)
     controls["right half missing, error of the missing half"] = evaluation.evaluate_recall_control(
         machine, recalled, occlusion, channel=occlusion, seed=seed, entries=hidden
     )
     return controls
+
+
+def _progress(part: str) -> None:
+    print(f"evaluating: {part} ...", file=sys.stderr, flush=True)
+
+
+def _if_worse(error: RecallError) -> str:
+    return _WORSE if error.steps[-1] > error.cue else ""
 
 
 def _error_columns(error: RecallError) -> str:
@@ -169,6 +191,7 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
     wrong = "wrong pixels"
     keep("noise", table, plotting.curves(curves, xlabel="step", ylabel=wrong, percent=True, log_y=True))
     keep("baselines", _baselines(machine, data))
+    _progress("completion")
     hidden = _right_half(data.recalled[0])
     occlusion = Occlusion(~hidden)
     with torch.random.fork_rng():
@@ -179,8 +202,9 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
         draws = memory.sample(cues, 40, burn_in=20, channel=occlusion, sample_memory=True)
     print("\nright half missing, wrong pixels of the missing half")
     for name, error in completion.items():
-        print(f"  {name:<56}{error:8.2%}")
+        print(f"  {name:<56}{error:8.2%}{_WORSE if error > completion['blank'] else ''}")
     keep("completion", completion, plotting.uncertainty(draws, patterns))
+    _progress("capacity")
     lengths = [length for length in _LENGTHS if length <= len(data.images)]
     noise = SaltAndPepper(0.15)
     capacity = evaluation.evaluate_capacity(machine, data.images, lengths, noise, channel=noise, seed=data.seed)
@@ -197,12 +221,14 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
     axis = f"patterns in a memory of {machine.num_slots} slots"
     keep("capacity", recall, plotting.curves(recall, xlabel=axis, ylabel=wrong, percent=True, log_x=True))
     keep("capacity_gain", capacity.pop("memory gain"))
-    keep("capacity_bound", capacity, plotting.curves(capacity, xlabel=axis, ylabel="nats per pattern", log_x=True))
+    nats = "nats per pattern (lower is better)"
+    keep("capacity_bound", capacity, plotting.curves(capacity, xlabel=axis, ylabel=nats, log_x=True))
+    _progress("basins of attraction")
     basins = {
         name: evaluation.evaluate_basins(machine, data.recalled[:1], _FLIPS, with_channel=with_channel, seed=data.seed)
-        for name, with_channel in (("with the channel", True), ("without a channel", False))
+        for name, with_channel in ((_KNOWN, True), (_UNKNOWN, False))
     }
-    print("\nflipped pixels: cues that reach their pattern (below 2% wrong), with the channel / without")
+    print(f"\nflipped pixels: cues that reach their pattern (below 2% wrong), {_KNOWN} / {_UNKNOWN}")
     for i, level in enumerate(_FLIPS):
         print(f"  {level:<6.0%}" + "".join(f"{curve.mean[i]:9.1%}" for curve in basins.values()))
     reach = "cues that reach their pattern"
@@ -215,17 +241,18 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
 
 def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, Curve], dict[str, Any]]:
     print("\nwrong pixels by noise and query; steps until the pattern no longer changes")
+    print(f"{_KEY}\n  {_ESTIMATED}: the query is given the kind of the noise")
     print(f"  {'':<48}{_CONTROL_HEADER}{'steps':>7}")
     curves: dict[str, Curve] = {}
     table: dict[str, dict[str, Any]] = {}
     for name, noise in _NOISE.items():
         unknown = UnknownLevel(SaltAndPepper(0.2))
-        channels: dict[str, Channel | None] = {"with the channel": noise, "unknown level": unknown, "no channel": None}
+        channels: dict[str, Channel | None] = {_KNOWN: noise, _ESTIMATED: unknown, _UNKNOWN: None}
         for kind, channel in channels.items():
             control = evaluation.evaluate_recall_control(machine, data.recalled, noise, channel=channel, seed=data.seed)
             error = control.right
             label, steps = f"{name}, {kind}", error.num_steps.mean().item()
-            print(f"  {label:<48}{_control_columns(control)}{steps:7.1f}")
+            print(f"  {label:<48}{_control_columns(control)}{steps:7.1f}{_if_worse(error)}")
             never_rose = sum(part.never_rose for part in control) / len(control)
             table[label] = {"error": error.curve, "steps": steps, "never_rose": never_rose}
             table[label] |= {"error_other_memory": control.other.curve, "error_empty_memory": control.empty.curve}
@@ -242,7 +269,7 @@ def _baselines(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, fl
         result[name] = evaluation.evaluate_baselines(machine, data.recalled, noise, flips, seed=data.seed)
         print(f"\nwrong pixels of baselines, {name}")
         for baseline, error in result[name].items():
-            print(f"  {baseline:<56}{error:8.2%}")
+            print(f"  {baseline:<56}{error:8.2%}{_WORSE if error > flips else ''}")
     return result
 
 
@@ -250,8 +277,8 @@ def _attractors(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, A
     """Where queries end, by the number of patterns in a memory and the start; for evaluation.json."""
     slots, noise = machine.num_slots, SaltAndPepper(0.3)
     starts: dict[str, tuple[Damage, Channel | None]] = {
-        "30% salt and pepper, with the channel": (noise, noise),
-        "30% salt and pepper, without a channel": (noise, None),
+        f"30% salt and pepper, {_KNOWN}": (noise, noise),
+        f"30% salt and pepper, {_UNKNOWN}": (noise, None),
         "random starts": (evaluation.random_start, None),
     }
     print("\nwhere queries end after 30 steps, by T patterns in K slots; fixed: stored patterns that are fixed points;")
@@ -275,6 +302,7 @@ def _attractors(machine: KanervaMachine, data: HeldOut) -> dict[str, dict[str, A
 
 
 def _recognize(machine: KanervaMachine, data: HeldOut, length: int, keep: Callable[[str, Any, Axes], None]) -> None:
+    _progress("recognition")
     num_episodes = min(sum(len(patterns) for patterns in data.recalled), len(data.images) // length)
     episodes = Episodes(data.images, length, 1, seed=data.seed)
     batches = [episodes[i].to(machine.log_code_scale.device) for i in range(num_episodes)]

@@ -60,10 +60,10 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
         "memory kl",
         "negative bound",
         "negative conditional bound",
-        "15% salt and pepper, with the channel",
-        "30% salt and pepper, with the channel",
+        "15% salt and pepper, noise known",
+        "30% salt and pepper, noise known",
         "right half missing",
-        "without a channel",
+        "15% salt and pepper, noise unknown",
         "   other    empty   gain",
         "never rose: 100.00%",
     ):
@@ -74,7 +74,7 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 6
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["never_rose"] == 1
-    control = evaluation["recall_control"]["15% salt and pepper, with the channel"]
+    control = evaluation["recall_control"]["15% salt and pepper, noise known"]
     assert len(control["right_memory"]) == 10
     assert control["memory_gain"] == pytest.approx(control["empty_memory"][-1] / control["right_memory"][-1])
     missing = evaluation["recall_control"]["right half missing, error of the missing half"]
@@ -83,12 +83,15 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
     bound = evaluation[terms[0]] - evaluation[terms[1]] - evaluation[terms[2]]
     assert evaluation["negative_bound"] == pytest.approx(-bound, rel=1e-5)
 
+    drawn = (run / "training.png").read_bytes()
+    (run / "metrics.jsonl").write_text("")
     assert main(["evaluate", "--run", str(run), "--recall-episodes", "2", "--curves"]) == 0
+    assert (run / "training.png").read_bytes() == drawn  # not replaced by an empty figure
     again = json.loads((run / "evaluation.json").read_text())
     assert evaluation.items() <= again.items()
-    assert set(again["noise"]) >= {"15% salt and pepper, with the channel", "30% salt and pepper, unknown level"}
+    assert set(again["noise"]) >= {"15% salt and pepper, noise known", "30% salt and pepper, noise level estimated"}
     assert all(part["never_rose"] == 1 for part in again["noise"].values())
-    noisy = again["noise"]["15% salt and pepper, with the channel"]
+    noisy = again["noise"]["15% salt and pepper, noise known"]
     assert noisy["memory_gain"] == pytest.approx(control["memory_gain"])
     assert noisy["error_other_memory"][1][1:] == pytest.approx(control["other_memory"])
     assert set(again["completion"]) >= {"query", "query, other memory", "query, empty memory"}
@@ -98,8 +101,11 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
     drawn = {path.name for path in run.glob("*.png")}
     names = ("noise", "completion", "capacity", "capacity_bound", "basins", "recognition", "samples_of_the_prior")
     assert drawn == pictures | {f"{name}.png" for name in (*names, "samples_of_an_episode")}
-    out = capsys.readouterr().out
+    out, progress = capsys.readouterr()
+    for part in ("recall from damaged cues", "completion", "capacity", "basins of attraction", "recognition"):
+        assert f"evaluating: {part} ..." in progress
     assert "encoder and decoder" in out
+    assert "worse than the cue" in out  # after 6 steps of training
     assert re.search(r"^  8 +\d+\.\d\d% +- +\d+\.\d\d% +\d+\.\d\d .* nats$", out, re.MULTILINE)
 
     assert main(["query", "--run", str(run), "--noise", "0.3", "--steps", "2", "--out", str(tmp_path / "q.png")]) == 0

@@ -4,13 +4,20 @@ import pytest
 import torch
 
 from pyro_kanerva.cli import report
+from pyro_kanerva.evaluation import RecallError
+
+
+def test_recall_that_is_worse_than_the_cue():
+    worse, equal = (RecallError(torch.tensor([[0.1, last]]), 1.0, torch.ones(1)) for last in (0.2, 0.1))
+    assert report._if_worse(worse) == "  worse than the cue"
+    assert report._if_worse(equal) == ""
 
 
 def test_where_queries_end(make_machine, capsys):
     """By T of half, once and twice the slots, as far as the images allow."""
     images = (torch.rand(13, 1, 5, 7) < 0.3).float()  # 6 slots: 4, 2 and 1 episodes
     table = report._attractors(make_machine(), report.HeldOut([], images, 4, 1))
-    starts = ("30% salt and pepper, with the channel", "30% salt and pepper, without a channel", "random starts")
+    starts = ("30% salt and pepper, noise known", "30% salt and pepper, noise unknown", "random starts")
     assert list(table) == [f"{length} patterns in 6 slots, {start}" for length in (3, 6, 12) for start in starts]
     assert [row["episodes"] for row in table.values()] == [4] * 3 + [2] * 3 + [1] * 3
     for row in table.values():
