@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_kanerva import Episodes, fit
+from pyro_kanerva.training.checkpoint import read_settings
 
 IMAGES = (torch.rand(40, 1, 5, 7, generator=torch.Generator().manual_seed(1)) < 0.3).float()
 BATCHES = list(IMAGES.view(2, 4, 5, 1, 5, 7))
@@ -75,6 +76,7 @@ def test_resume_leaves_out_used_batches(make_machine, tmp_path, source):
     assert fit(machine, SOURCES_WITH_CHANCE[source](), **options).losses == whole
     # a finished run draws no batch
     assert fit(machine, iter([]), **options).losses == whole
+    assert read_settings(tmp_path)["episode_length"] == 5  # which load_run() needs
 
 
 def test_the_order_of_a_loader_depends_on_the_seed_alone(make_machine):
