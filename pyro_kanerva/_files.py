@@ -1,33 +1,69 @@
-"""Files: written completely or not at all, and read without running code that they hold."""
+"""Files: written completely or not at all, verified when they are read, and read without running code in them."""
 
+import hashlib
 import io
 import json
 import os
 import pickle
+import re
+import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 PathLike = str | os.PathLike[str]
-VERSION = 1
+VERSION = 2
+FIRST = b"pyro_kanerva "  # the first bytes of a file of save()
 
 
 def write_whole(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write`` with a temporary file beside ``path``, then rename that file to ``path``."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Call ``write`` with a temporary file beside ``path``, then rename that file to ``path``.
+
+    A symbolic link stays one, and an existing file keeps its mode. Temporary files of killed writes are removed.
+    """
+    path = Path(os.path.realpath(path))
+    prefix = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."  # short, however long the name is
+    for left in path.parent.glob(f"{prefix}*.tmp"):
+        _remove_unless_open(left)
+    temporary = path.with_name(f"{prefix}{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
+            _lock(file)
+            if path.exists():
+                shutil.copymode(path, temporary)
             write(file)
             file.flush()
             os.fsync(file.fileno())  # else a crash could leave the new name with an empty file
         os.replace(temporary, path)  # atomic: a reader sees the old file or the new one
-    except BaseException:
+    except FileNotFoundError as error:
+        if path.parent.is_dir():
+            raise
+        message = f"{path} cannot be written: there is no folder {path.parent}. Make it first."
+        raise FileNotFoundError(message) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock ``file`` until it is closed or its process ends; raises OSError if another process holds the lock."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_unless_open(path: Path) -> None:
+    """Remove a temporary file whose writer was killed; one that is being written is locked, and stays."""
+    with suppress(OSError), open(path, "rb") as file:
+        _lock(file)
+        path.unlink()
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -36,37 +72,55 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def save(path: PathLike, kind: str, header: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write a JSON ``header`` and the tensors of ``state``; ``kind`` is "memory" or "checkpoint"."""
-    content = {"kind": f"pyro_kanerva {kind}", "version": VERSION, "header": json.dumps(header), "state": state}
-    write_whole(path, lambda file: torch.save(content, file))
+    """Write a JSON ``header`` and the tensors of ``state``; ``kind`` is "memory" or "checkpoint".
+
+    The first line of the file has the kind, the version and a digest of the rest, which is a file of ``torch.save``.
+    """
+    body = io.BytesIO()
+    torch.save({"header": json.dumps(header), "state": state}, body)
+    content = body.getbuffer()
+    first = f"pyro_kanerva {kind} {VERSION} {hashlib.sha256(content).hexdigest()}\n".encode()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(first)
+        file.write(content)
+
+    write_whole(path, write)
 
 
 def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Any]:
     """Header and state of a file that :func:`save` wrote. Code in the file is never run.
 
     :raises FileNotFoundError: if there is no such file.
-    :raises ValueError: if the file is cut off, of another kind or version, or holds more than tensors and plain values.
+    :raises ValueError: if the file is damaged, of another kind or version, or holds more than tensors and plain values.
     """
-    wanted = f"pyro_kanerva {kind}"
-    file = io.BytesIO(Path(path).read_bytes())
+    first, _, body = Path(path).read_bytes().partition(b"\n")
+    match = re.fullmatch(r"pyro_kanerva (\w+) (\d+) ([0-9a-f]{64})", first[:200].decode(errors="replace"))
+    if match is None:
+        raise ValueError(
+            f"{path} is not a whole pyro_kanerva {kind} file; it may be cut off, of another program, or of an older "
+            "version. Use another copy, or write it anew."
+        )
+    found, version, digest = match.groups()
+    if (found, version) != (kind, str(VERSION)):
+        raise ValueError(
+            f"{path} is a {found} file of version {version}; expected a {kind} file of version {VERSION}. Pass a file "
+            "of that kind, or write it anew with this version of pyro_kanerva."
+        )
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise ValueError(
+            f"{path} is damaged: its content does not match its digest. Use another copy, or write it anew."
+        )
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
-        found, version = content["kind"], content["version"]
-        as_wanted = (found, version) == (wanted, VERSION)
-        header, state = (json.loads(content["header"]), content["state"]) if as_wanted else ({}, None)
+        content = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        return json.loads(content["header"]), content["state"]
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "
-            f"code. Write it anew with this version of pyro_kanerva. ({str(error).splitlines()[0]})"
+            f"{path} is not a pyro_kanerva {kind} file: it holds Python objects, which are never loaded since they can "
+            f"run code. Write it anew with this version of pyro_kanerva. ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # torch raises many types of errors for broken files
         raise ValueError(
-            f"{path} is not a whole {wanted} file; it may be cut off or of another program. Use another copy, or "
-            f"write it anew. ({type(error).__name__})"
+            f"{path} is not a whole pyro_kanerva {kind} file. Use another copy, or write it anew. "
+            f"({type(error).__name__})"
         ) from error
-    if not as_wanted:
-        raise ValueError(
-            f"{path} is a file of kind {found!r}, version {version}; expected {wanted!r}, version {VERSION}. Pass "
-            "a file of that kind, or write it anew with this version of pyro_kanerva."
-        )
-    return header, state

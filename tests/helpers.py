@@ -242,3 +242,8 @@ def assert_bound_agrees(
             error = ((bounds.var() + values.var()) / repetitions).sqrt()
             assert error < 0.3, elbo  # nats per pattern
             assert (bounds.mean() - values.mean()).abs() < deviations * error, elbo
+
+
+def flip_bit(content, place, bit):
+    """``content``, bytes, with one bit of one byte flipped."""
+    return content[:place] + bytes([content[place] ^ (1 << int(bit))]) + content[place + 1 :]

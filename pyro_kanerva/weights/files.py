@@ -1,5 +1,6 @@
 """Files of trained machines: tensors in float16, the configuration, and a card that says how they were made."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pyro_kanerva import _files
-from pyro_kanerva._files import PathLike
+from pyro_kanerva._files import FIRST, PathLike
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.machine.storage import read_config
 from pyro_kanerva.weights.build import build_machine
@@ -38,7 +39,8 @@ def export_machine(
             raise ValueError(f"export_machine(): parameter {name} is NaN, infinite or beyond the range of float16.")
         tensors[name] = half
     metadata = {"config": json.dumps(dict(config)), "event_shape": json.dumps(list(event_shape))}
-    content = save(tensors, {**metadata, "card": json.dumps(card)})
+    metadata["card"] = json.dumps(card)
+    content = save(tensors, {**metadata, "digest": _digest(metadata, tensors)})
     _files.write_whole(path, lambda file: file.write(content))
 
 
@@ -78,17 +80,19 @@ def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], di
     if not path.is_file():
         raise ValueError(f"pretrained(): there is no machine {name}; expected one of {', '.join(NAMES)}, or a file.")
     with path.open("rb") as file:
-        is_saved = file.read(4) == b"PK\x03\x04"  # as torch.save begins a file
+        is_saved = file.read(len(FIRST)) == FIRST
     if is_saved:
         return _read_saved(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if metadata.pop("digest") != _digest(metadata, tensors):
+            raise ValueError("its content does not fit its digest")
         return (*(json.loads(metadata[key]) for key in ("config", "event_shape", "card")), tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"pretrained(): {path} is not a whole file of a trained machine ({type(error).__name__}). Use another copy."
+            f"pretrained(): {path} is not a whole file of a trained machine ({error}). Use another copy."
         ) from error
 
 
@@ -103,3 +107,11 @@ def _read_saved(path: Path) -> tuple[dict[str, Any], list[int], dict[str, Any], 
             "then call machine.load()."
         )
     return config, event_shape, {}, None
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of all that a file holds."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()

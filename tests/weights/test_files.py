@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import data_file
+from helpers import data_file, flip_bit
 from safetensors.torch import save_file
 
 import pyro_kanerva as pk
@@ -14,6 +15,7 @@ from pyro_kanerva.channels import Occlusion, SaltAndPepper
 from pyro_kanerva.evaluation import evaluate_bound, evaluate_recall_control
 from pyro_kanerva.runs import batches_on, held_out_episodes, load_split
 from pyro_kanerva.weights import NAMES, build_machine, export_machine
+from pyro_kanerva.weights.files import _digest
 
 CONFIG = {
     "network": "linear", "width": 16, "code_size": 40, "slots": 5, "memory_scale": None, "address_prior": "mixture",
@@ -70,9 +72,21 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match="machine is not a whole file of a trained machine"):
         pk.pretrained(path)
     metadata = {"config": json.dumps({**CONFIG, "slots": 6}), "event_shape": "[1, 6, 7]", "card": "{}"}
-    save_file(dict(build_machine(CONFIG, SHAPE).state_dict()), path, metadata)
+    tensors = dict(build_machine(CONFIG, SHAPE).state_dict())
+    save_file(tensors, path, {**metadata, "digest": _digest(metadata, tensors)})
     with pytest.raises(ValueError, match="is of another version"):
         pk.pretrained(path)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path, random = tmp_path / "machine", np.random.default_rng(0)
+    export_machine(path, build_machine(CONFIG, SHAPE), CONFIG, SHAPE, {"source": "here"})
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little") + 8
+    for place in (*random.integers(0, header, 60), *random.integers(0, len(whole), 60)):
+        path.write_bytes(flip_bit(whole, place, random.integers(8)))
+        with pytest.raises(ValueError, match="not a whole file of a trained machine"):
+            pk.pretrained(path)
 
 
 def test_machines_of_the_package():
