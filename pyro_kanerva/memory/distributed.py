@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_kanerva.conjugate import NaturalParameters
+from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.memory.memory import Memory
-from pyro_kanerva.memory.records import add_in_float64, empty_stream_record
+from pyro_kanerva.memory.records import account_for, add_in_float64, empty_stream_record
 from pyro_kanerva.memory.storage import fingerprint
 from pyro_kanerva.writers import check_continues
 
@@ -33,8 +34,8 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
     :param memory: the same on all processes, of equal machines.
     :param chunks: of this process, each (B, T) + E, or (T,) + E.
     :param group: of processes; by default all.
-    :raises ValueError: as :meth:`pyro_kanerva.Memory.write`, if no process has a chunk, if the memories differ, or if
-        there is no process group.
+    :raises ValueError: as :meth:`pyro_kanerva.Memory.write`, if no process has a chunk, if the memories differ, if
+        there is no process group, or if the memory of the writer is not the sum of its statistics.
     :raises RuntimeError: if another process failed, ended, or did not answer within the timeout of the group.
     """
     if not dist.is_initialized():
@@ -42,8 +43,8 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
             "distributed.write(): there is no process group; call torch.distributed.init_process_group() first, or use "
             "memory.write(chunks)."
         )
-    check_continues(memory.machine.writer)
     _check_equal(memory, group)
+    check_continues(memory.machine.writer)
     posterior, record, iterator = memory.posterior, empty_stream_record(memory.posterior), iter(chunks)
     while True:
         part = NaturalParameters(torch.zeros_like(record.precision), torch.zeros_like(record.precision_loc))
@@ -51,7 +52,8 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
         try:
             chunk = next(iterator, None)
             if chunk is not None:
-                _, part, num_patterns = memory.write_chunk(posterior, chunk)
+                found, part, num_patterns = memory.write_chunk(posterior, chunk)
+                _check_sum(memory, add_in_float64(posterior, part), found)
         except Exception as caught:  # the other processes must know, or they would wait
             error = caught
         counts = torch.tensor(
@@ -73,6 +75,16 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
     if not record.num_chunks:
         raise ValueError("distributed.write(): no process has a chunk; expected at least one.")
     return Memory(memory.machine, posterior, memory.event_shape, (*memory.records, record))
+
+
+def _check_sum(memory: Memory, expected: MatrixNormal, found: MatrixNormal) -> None:
+    """:raises ValueError: if ``found``, what the writer made of a chunk, is not the sum of its statistics."""
+    if not account_for(expected, found):
+        raise ValueError(
+            f"distributed.write(): the memory of {type(memory.machine.writer).__name__} is not the sum of the "
+            "statistics of its patterns, so the writes of several processes do not add up. Write on one process, or "
+            "build the machine with OnlineWriter(8, 1)."
+        )
 
 
 def _check_equal(memory: Memory, group: dist.ProcessGroup | None) -> None:

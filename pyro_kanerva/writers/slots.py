@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._precision import full_precision
-from pyro_kanerva.conjugate import block_update, code_information, mixture_address_posterior
+from pyro_kanerva.conjugate import NaturalParameters, block_update, code_information, mixture_address_posterior
 from pyro_kanerva.distributions import GaussianMixture, MatrixNormal
 from pyro_kanerva.priors import Prior, as_distribution
 from pyro_kanerva.writers.base import WriteResult
@@ -50,7 +50,9 @@ class SlotWriter(nn.Module):
             addresses = (log_likelihood / variance + logits).softmax(-1)
             loc, precision = _clusters(codes, start, variance, addresses)
         factor = precision.rsqrt().diag_embed()
-        return WriteResult(MatrixNormal(loc, factor, validate_args=False), addresses)
+        # E[w w^T] = diag(r) for a one-hot address
+        part = NaturalParameters((addresses.sum(-2) / variance).diag_embed(), addresses.mT @ codes / variance)
+        return WriteResult(MatrixNormal(loc, factor, validate_args=False), addresses, statistics=part)
 
 
 class MixtureWriter(nn.Module):

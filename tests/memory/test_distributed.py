@@ -14,7 +14,17 @@ import torch
 import torch.distributed as dist
 from helpers import ROOT, assert_close_posteriors, linear_machine, start_group
 
-from pyro_kanerva import FrameWriter, GaussianMemory, KanervaMachine, Memory, OnlineWriter, StreamRecord
+from pyro_kanerva import (
+    CategoricalAddress,
+    FrameWriter,
+    GaussianMemory,
+    KanervaMachine,
+    Memory,
+    OnlineWriter,
+    PseudoInverseWriter,
+    SlotWriter,
+    StreamRecord,
+)
 from pyro_kanerva.memory import distributed
 
 K, C, LENGTH = 12, 10, 24
@@ -148,16 +158,40 @@ def test_all_processes_raise_an_error(tmp_path):
         assert "Anew starts anew with every write" in said[4]
 
 
-def test_a_writer_that_does_not_continue_is_refused_at_once(monkeypatch):
-    """Before any communication, so that no process waits for another."""
+def write_slots(rank: int, folder: Path) -> None:
+    """Each process writes into the slots that the other one leaves alone, so that order does not matter."""
+    with process_group():
+        machine = slot_machine(SlotWriter())
+        distributed.write(machine.prior_memory(), [slot_chunk(rank, number) for number in range(2)]).save(
+            folder / f"{rank}.pt"
+        )
+        with pytest.raises(ValueError, match=r"memory of PseudoInverseWriter is not the sum.*build the machine with"):
+            distributed.write(slot_machine(PseudoInverseWriter()).prior_memory(), [slot_chunk(rank, 0)])
 
-    def all_reduce(*arguments):
-        raise AssertionError("the processes talked to each other")
 
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    with pytest.raises(ValueError, match="Anew starts anew with every write"):
-        distributed.write(seeded_machine("anew").prior_memory(), [chunk(0, 0)])
+def slot_machine(writer) -> KanervaMachine:
+    torch.manual_seed(0)
+    return linear_machine(
+        K, K, 0.3, memory_prior=GaussianMemory(K, K, 1.0), address_prior=CategoricalAddress(K), writer=writer
+    )
+
+
+def slot_chunk(rank: int, number: int) -> torch.Tensor:
+    """Patterns near half of the prior's slots, of different numbers in each process."""
+    slots = slot_machine(SlotWriter()).prior_memory().posterior.loc[0, rank::2]
+    return slots[: 5 - rank] + 0.1 * torch.randn(5 - rank, K, generator=torch.Generator().manual_seed(number))
+
+
+def test_processes_write_into_slots_as_one_process_does(tmp_path):
+    run("write_slots", 2, tmp_path)
+    machine = slot_machine(SlotWriter())
+    found = [Memory.load(tmp_path / f"{rank}.pt", machine).posterior for rank in (0, 1)]
+    alone = machine.write([slot_chunk(rank, number) for number in range(2) for rank in (0, 1)])
+    assert (alone.posterior.loc - machine.prior_memory().posterior.loc).abs().max() > 0.05  # something was written
+    for posterior in found:
+        assert_close_posteriors(posterior, alone.posterior, 0.02)
+    erased = alone.erase(alone.records[0])
+    assert_close_posteriors(erased.posterior, machine.prior_memory().posterior)
 
 
 def test_without_a_group():
