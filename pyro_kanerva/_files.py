@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -22,7 +21,7 @@ except ImportError:  # not on Windows
 
 PathLike = str | os.PathLike[str]
 VERSION = 2
-FIRST = b"pyro_kanerva "  # the first bytes of a file of save()
+_DIGEST_SIZE = 32  # bytes of SHA-256
 
 
 def write_whole(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
@@ -72,20 +71,17 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def save(path: PathLike, kind: str, header: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write a JSON ``header`` and the tensors of ``state``; ``kind`` is "memory" or "checkpoint".
+    """Write a JSON ``header`` and the tensors of ``state``; ``kind`` is "memory", "machine" or "checkpoint".
 
-    The first line of the file has the kind, the version and a digest of the rest, which is a file of ``torch.save``.
+    The file is one of ``torch.save``, a zip archive, whose comment is the digest of all that precedes it.
     """
-    body = io.BytesIO()
-    torch.save({"header": json.dumps(header), "state": state}, body)
-    content = body.getbuffer()
-    first = f"pyro_kanerva {kind} {VERSION} {hashlib.sha256(content).hexdigest()}\n".encode()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(first)
-        file.write(content)
-
-    write_whole(path, write)
+    file = io.BytesIO()
+    content = {"kind": f"pyro_kanerva {kind}", "version": VERSION, "header": json.dumps(header), "state": state}
+    torch.save(content, file)
+    file.seek(-2, os.SEEK_END)  # where a zip archive has the length of its comment
+    file.write(_DIGEST_SIZE.to_bytes(2, "little"))
+    file.write(hashlib.sha256(file.getbuffer()).digest())
+    write_whole(path, lambda target: target.write(file.getbuffer()))
 
 
 def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Any]:
@@ -94,33 +90,31 @@ def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is damaged, of another kind or version, or holds more than tensors and plain values.
     """
-    first, _, body = Path(path).read_bytes().partition(b"\n")
-    match = re.fullmatch(r"pyro_kanerva (\w+) (\d+) ([0-9a-f]{64})", first[:200].decode(errors="replace"))
-    if match is None:
+    wanted = f"pyro_kanerva {kind}"
+    file = Path(path).read_bytes()
+    if hashlib.sha256(file[:-_DIGEST_SIZE]).digest() != file[-_DIGEST_SIZE:]:
         raise ValueError(
-            f"{path} is not a whole pyro_kanerva {kind} file; it may be cut off, of another program, or of an older "
-            "version. Use another copy, or write it anew."
-        )
-    found, version, digest = match.groups()
-    if (found, version) != (kind, str(VERSION)):
-        raise ValueError(
-            f"{path} is a {found} file of version {version}; expected a {kind} file of version {VERSION}. Pass a file "
-            "of that kind, or write it anew with this version of pyro_kanerva."
-        )
-    if hashlib.sha256(body).hexdigest() != digest:
-        raise ValueError(
-            f"{path} is damaged: its content does not match its digest. Use another copy, or write it anew."
+            f"{path} is not a whole {wanted} file: it is damaged, cut off, of another program, or of an older version. "
+            "Use another copy, or write it anew."
         )
     try:
-        content = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-        return json.loads(content["header"]), content["state"]
+        content = torch.load(io.BytesIO(file), map_location=device, weights_only=True)
+        found, version = content["kind"], content["version"]
+        as_wanted = (found, version) == (wanted, VERSION)
+        header, state = (json.loads(content["header"]), content["state"]) if as_wanted else ({}, None)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is not a pyro_kanerva {kind} file: it holds Python objects, which are never loaded since they can "
-            f"run code. Write it anew with this version of pyro_kanerva. ({str(error).splitlines()[0]})"
+            f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "
+            f"code. Write it anew with this version of pyro_kanerva. ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # torch raises many types of errors for broken files
         raise ValueError(
-            f"{path} is not a whole pyro_kanerva {kind} file. Use another copy, or write it anew. "
-            f"({type(error).__name__})"
+            f"{path} is not a whole {wanted} file; it is of another program. Use another copy, or "
+            f"write it anew. ({type(error).__name__})"
         ) from error
+    if not as_wanted:
+        raise ValueError(
+            f"{path} is a file of kind {found!r}, version {version}; expected {wanted!r}, version {VERSION}. Pass "
+            "a file of that kind, or write it anew with this version of pyro_kanerva."
+        )
+    return header, state

@@ -53,6 +53,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
             chunk = next(iterator, None)
             if chunk is not None:
                 found, part, num_patterns = memory.write_chunk(posterior, chunk)
+                part = NaturalParameters(*(sum_.double() for sum_ in part))
                 _check_sum(memory, add_in_float64(posterior, part), found)
         except Exception as caught:  # the other processes must know, or they would wait
             error = caught

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pyro_kanerva import _files
-from pyro_kanerva._files import FIRST, PathLike
+from pyro_kanerva._files import PathLike
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.machine.storage import read_config
 from pyro_kanerva.weights.build import build_machine
@@ -80,7 +80,7 @@ def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], di
     if not path.is_file():
         raise ValueError(f"pretrained(): there is no machine {name}; expected one of {', '.join(NAMES)}, or a file.")
     with path.open("rb") as file:
-        is_saved = file.read(len(FIRST)) == FIRST
+        is_saved = file.read(4) == b"PK\x03\x04"  # as torch.save begins a file
     if is_saved:
         return _read_saved(path)
     try:
