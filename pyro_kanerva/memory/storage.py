@@ -1,14 +1,20 @@
 """Files of memories: what is stored, and for which machine."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
 
 from pyro_kanerva import _files
 from pyro_kanerva._files import PathLike
 from pyro_kanerva.distributions import MatrixNormal
+from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory.records import Record, StreamRecord, WriteRecord, move
 from pyro_kanerva.model import Parts
-from pyro_kanerva.priors import as_distribution
+from pyro_kanerva.priors import as_distribution, moment_matched_memory
 
 
 class StoredMemory(NamedTuple):
@@ -33,6 +39,7 @@ def save_memory(path: PathLike, parts: Parts, memory: StoredMemory) -> None:
         "memory_shape": list(posterior.event_shape),
         "machine": fingerprint(parts),
     }
+    state["behavior"] = behavior(parts, event_shape)
     _files.save(path, "memory", header, state)
 
 
@@ -44,25 +51,88 @@ def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
     """
     reference = parts.log_code_scale
     header, state = _files.load(path, "memory", reference.device)
-    size = [parts.num_slots, parts.code_size]
-    if header.get("machine") != fingerprint(parts) or header.get("memory_shape") != size:
+    event_shape, size = tuple(header["event_shape"]), [parts.num_slots, parts.code_size]
+    of_this_machine = (
+        header["machine"] == fingerprint(parts)
+        and header["memory_shape"] == size
+        and parts.event_shape in (None, event_shape)
+        and _close(state["behavior"], behavior(parts, event_shape))
+    )
+    if not of_this_machine:
         raise ValueError(
-            f"{path} was written by a machine with other parameters, whose codes and addresses mean something "
+            f"{path} was written by a machine with other parameters or parts, whose codes and addresses mean something "
             "else. Load the checkpoint of that machine, or write the patterns again with this one."
         )
     streams = state.get("streams", [False] * len(state["records"]))  # older files have neither streams nor names
     kinds = [StreamRecord if stream else WriteRecord for stream in streams]
     records = [kind(*record) for kind, record in zip(kinds, state["records"], strict=True)]
+    if not _is_valid(state["loc"], state["scale_tril_row"], records, parts):
+        raise ValueError(f"{path} holds numbers of a memory that are NaN or of a wrong shape. Write the memory anew.")
     posterior = MatrixNormal(state["loc"].to(reference), state["scale_tril_row"].to(reference))
     moved = tuple(move(record, reference) for record in records)
-    return StoredMemory(posterior, tuple(header["event_shape"]), moved)
+    return StoredMemory(posterior, event_shape, moved)
+
+
+def _is_valid(loc: Tensor, factor: Tensor, records: Sequence[Record], parts: Parts) -> bool:
+    batch, slots, size = len(loc), parts.num_slots, parts.code_size
+    expected = [(loc, (batch, slots, size)), (factor.expand(*loc.shape[:-1], -1), (batch, slots, slots))]
+    for record in records:
+        if isinstance(record, StreamRecord):
+            expected += [(record.precision, (batch, slots, slots)), (record.precision_loc, (batch, slots, size))]
+            continue
+        length = record.num_patterns
+        expected += [(record.codes, (batch, length, size)), (record.addresses, (batch, length, slots))]
+        if record.address_scale_tril is not None:
+            expected.append((record.address_scale_tril, (batch, slots, slots)))
+    return all(
+        tensor.is_floating_point() and tensor.shape == shape and bool(tensor.isfinite().all())
+        for tensor, shape in expected
+    )
 
 
 def fingerprint(parts: Parts) -> str:
-    """Equal for parts of equal parameters, buffers and kinds of priors, whatever their device and precision."""
-    priors = [type(as_distribution(prior)).__name__ for prior in (parts.memory_prior, parts.address_prior)]
-    digest = hashlib.sha256(f"{priors} {parts.code_posterior is None}".encode())
+    """Equal for parts of equal kinds, parameters and buffers, whatever their device and precision."""
+    priors = [_kinds(as_distribution(prior)) for prior in (parts.memory_prior, parts.address_prior)]
+    kinds = [*priors, type(parts.likelihood).__qualname__, parts.code_posterior is None]
+    digest = hashlib.sha256(str(kinds).encode())
     for name, tensor in sorted([*parts.named_parameters(), *parts.named_buffers()]):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def behavior(parts: Parts, event_shape: tuple[int, ...]) -> Tensor:
+    """Numbers that tell machines apart which have equal parameters: of their priors, and of a code that is decoded and
+    encoded again.
+    """
+    reference = parts.log_code_scale
+    code = torch.linspace(-1, 1, parts.code_size).to(reference)
+    prior = moment_matched_memory(parts.memory_prior)
+    numbers = [prior.loc, prior.row_covariance, *_parameters(as_distribution(parts.address_prior))]
+    training = [module for module in parts.modules() if module.training]
+    parts.eval()  # networks with dropout are random in training
+    try:
+        entries = parts.decode(code.view(1, 1, -1), event_shape).base_dist
+        mean, mode = mean_and_mode(entries)
+        numbers += [mean, parts.encode(mode.to(reference))]
+    finally:
+        for module in training:
+            module.training = True
+    return torch.cat([number.double().flatten() for number in numbers])
+
+
+def _kinds(distribution: dist.TorchDistribution) -> str:
+    base = getattr(distribution, "base_dist", None)
+    return type(distribution).__name__ + ("" if base is None else f" of {_kinds(base)}")
+
+
+def _parameters(distribution: dist.TorchDistribution) -> list[Tensor]:
+    own = [getattr(distribution, name, None) for name in distribution.arg_constraints]
+    base = getattr(distribution, "base_dist", None)
+    return [value for value in own if isinstance(value, Tensor)] + ([] if base is None else _parameters(base))
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal up to the rounding of another precision or device."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)

@@ -3,11 +3,21 @@
 import os
 import pickle
 
+import pyro.distributions as dist
 import pytest
 import torch
 from helpers import assert_close_posteriors, assert_same_memory
 
-from pyro_kanerva import Memory, OnlineWriter, _files
+from pyro_kanerva import (
+    GaussianMemory,
+    KanervaMachine,
+    LaplaceAddress,
+    MatrixNormal,
+    Memory,
+    NormalLikelihood,
+    OnlineWriter,
+    _files,
+)
 
 
 @pytest.mark.parametrize("sweeps", [0, 1])
@@ -98,6 +108,71 @@ def test_bad_files(make_machine, patterns, tmp_path, monkeypatch):
         Memory.load(path, machine)
     with pytest.raises(FileNotFoundError, match="nothing"):
         Memory.load(tmp_path / "nothing", machine)
+
+
+class LaplaceLikelihood:
+    def __call__(self, output):
+        return dist.Laplace(output, 0.5)
+
+
+OTHER_PARTS = {
+    "encoder": {"encoder": lambda patterns: 2 * patterns},
+    "decoder": {"decoder": lambda codes: codes + 1},
+    "likelihood": {"likelihood": LaplaceLikelihood()},
+    "address prior": {"address_prior": LaplaceAddress(3)},
+    "mean of the address prior": {"address_prior": dist.Normal(torch.full((3,), 0.3), 1.0).to_event(1)},
+    "mean of the memory prior": {"memory_prior": MatrixNormal(1 + torch.eye(3, 4), torch.eye(3))},
+    "scale of the memory prior": {"memory_prior": MatrixNormal(torch.eye(3, 4), 2 * torch.eye(3))},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PARTS)
+def test_a_machine_that_differs_in_no_parameter(tmp_path, name):
+    """The machine of the memory has plain callables and distributions."""
+    usual = {
+        "encoder": lambda patterns: patterns,
+        "decoder": lambda codes: codes,
+        "likelihood": NormalLikelihood(0.5, learned=False),
+        "address_prior": dist.Normal(torch.zeros(3), 1.0).to_event(1),
+        "memory_prior": MatrixNormal(torch.eye(3, 4), torch.eye(3)),
+    }
+    patterns, path = torch.randn(1, 5, 4), tmp_path / "memory.pt"
+    machine = KanervaMachine(**usual)
+    machine.write(patterns).save(path)
+    Memory.load(path, KanervaMachine(**usual))
+    Memory.load(path, KanervaMachine(**usual).double())
+    with pytest.raises(ValueError, match=r"machine with other parameters or parts"):
+        Memory.load(path, KanervaMachine(**{**usual, **OTHER_PARTS[name]}))
+
+
+@pytest.mark.parametrize("name", ["loc", "scale_tril_row", "codes", "addresses"])
+@pytest.mark.parametrize("change", [lambda x: x * torch.nan, lambda x: x[..., :-1], lambda x: x.long()])
+def test_numbers_that_are_no_memory(make_machine, patterns, tmp_path, name, change):
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    machine.write(patterns).save(path)
+    header, state = _files.load(path, "memory")
+    if name in state:
+        state[name] = change(state[name])
+    else:
+        (record,) = state["records"]
+        state["records"] = [
+            tuple(change(part) if i == ("codes", "addresses").index(name) else part for i, part in enumerate(record))
+        ]
+    _files.save(path, "memory", header, state)
+    with pytest.raises(ValueError, match="numbers of a memory that are NaN or of a wrong shape"):
+        Memory.load(path, machine)
+
+
+def test_networks_with_dropout_are_compared_without_it(tmp_path):
+    def machine():
+        torch.manual_seed(0)
+        encoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+        return KanervaMachine(encoder, torch.nn.Linear(4, 4), memory_prior=GaussianMemory(3, 4))
+
+    first = machine()
+    first.write((torch.rand(1, 5, 4) < 0.5).float()).save(tmp_path / "memory.pt")
+    assert first.encoder[1].training
+    Memory.load(tmp_path / "memory.pt", machine().train())
 
 
 def test_memory_of_another_machine(make_machine, patterns, tmp_path):
