@@ -119,7 +119,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     query.add_argument("--no-channel", action="store_true", help="query without a channel, by attractor dynamics")
     generate = add("generate", "store an episode of held-out images, and draw new ones from its memory")
     generate.add_argument("--samples", type=int, default=32, help="images to draw")
-    generate.add_argument("--steps", type=int, default=0, help="steps of the dynamics that sharpen them")
+    generate.add_argument("--steps", type=int, default=10, help="steps of the dynamics that sharpen them")
     for sub, name in ((query, "query"), (generate, "samples")):
         sub.add_argument("--episode", type=int, default=0, help="which held-out episode to store")
         sub.add_argument("--seed", type=int, default=0, help="seed of the noise")
