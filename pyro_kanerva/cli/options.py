@@ -190,7 +190,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     query.add_argument("--no-channel", action="store_true", help="query without a channel, by attractor dynamics")
     generate = add("generate", "store an episode of held-out images, and draw new ones from its memory")
     generate.add_argument("--samples", type=integer(1, 10_000), default=32, help="images to draw")
-    generate.add_argument("--steps", type=integer(0), default=0, help="steps of the dynamics that sharpen them")
+    generate.add_argument("--steps", type=integer(0), default=10, help="steps of the dynamics that sharpen them")
     for sub, name in ((query, "query"), (generate, "samples")):
         episode = "which held-out episode to store; default: the one in the pictures of the run, else 0"
         sub.add_argument("--episode", type=integer(0), help=episode)
