@@ -1,5 +1,6 @@
 """Shared fixtures; see helpers.py for shared functions."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -19,11 +20,13 @@ settings.load_profile("project")
 
 @pytest.fixture(autouse=True)
 def _clean_state():
-    """Every test starts from one seed and an empty parameter store."""
+    """Every test starts from one seed and an empty parameter store, and closes its figures."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     yield
     pyro.clear_param_store()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

@@ -45,9 +45,12 @@ class HeldOut(NamedTuple):
 
 
 def save(axes: Axes, path: Path) -> Path:
-    """Write the figure of ``axes``."""
-    figure = axes.get_figure()
-    _files.write_whole(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:] or "png"))  # type: ignore[union-attr]
+    """Write the figure of ``axes``, and close it."""
+    import matplotlib.pyplot as plt
+
+    figure: Any = axes.get_figure()
+    _files.write_whole(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:] or "png"))
+    plt.close(figure)
     return path
 
 

@@ -1,4 +1,8 @@
-"""Figures. Every function draws into ``ax``, by default in a new figure, and returns the Axes."""
+"""Figures. Every function draws into ``ax``, by default in a new figure of pyplot, and returns the Axes.
+
+A notebook shows the figure below the cell. A script calls ``ax.figure.savefig(path)`` or ``plt.show()``, and
+``plt.close(ax.figure)`` once the figure is no longer needed.
+"""
 
 from pyro_kanerva.plotting.diagnostics import rank_plot
 from pyro_kanerva.plotting.energy import energy_descent, energy_landscape

@@ -19,12 +19,15 @@ LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """``ax``, or the axes of a new figure of ``size`` in inches."""
+    """``ax``, or the axes of a new figure of ``size`` in inches.
+
+    pyplot makes the figure: notebooks show it, and ``plt.show``, ``plt.savefig`` and ``plt.close`` know it.
+    """
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
-    return Figure(figsize=size, layout="constrained").add_subplot()
+    return plt.figure(figsize=size, layout="constrained").add_subplot()
 
 
 def line_styles(names: Mapping[str, object], caller: str) -> list[dict[str, Any]]:
