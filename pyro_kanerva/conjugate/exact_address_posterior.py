@@ -7,12 +7,14 @@ from torch import Tensor
 
 from pyro_kanerva._checks import check_positive
 from pyro_kanerva._precision import full_precision
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.distributions import GaussianMixture
 
 ADDRESS_PRECISION = "the address precision"  # its name in errors
 
 
+@short_repr
 class AddressPosterior(NamedTuple):
     """q(w_t | z_t, M) of mean ``loc`` (..., T, K); one covariance serves all T patterns.
 

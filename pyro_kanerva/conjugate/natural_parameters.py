@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import full_precision
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate.exact_address_posterior import variance_of
 from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
 from pyro_kanerva.distributions import MatrixNormal
 
 
+@short_repr
 class NaturalParameters(NamedTuple):
     """Information form of a matrix normal, or what patterns add to it.
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._files import PathLike
+from pyro_kanerva._repr import short_repr
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _GZIP, _IDX_OF_BYTES = b"\x1f\x8b", b"\x00\x00\x08"  # the first bytes of such files
 
 
+@short_repr
 class Images(NamedTuple):
     """Grey ``images``, uint8 (N, height, width), and their ``labels``, int64 (N,), or None if there are none."""
 

@@ -8,12 +8,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.diagnostics.guide_draws import guide_draws, sample_sites
 from pyro_kanerva.machine import KanervaMachine
 
 Statistic = Callable[[Mapping[str, Tensor]], Tensor]
 
 
+@short_repr
 class CalibrationRanks(NamedTuple):
     """``ranks`` (N, S), integers from 0 to ``num_draws``, of N simulations and the S statistics ``names``."""
 

@@ -8,11 +8,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.machine import KanervaMachine
 
 _ENTRIES = 2**21  # entries of the largest tensor in a chunk of draws, apart from hidden layers of the networks
 
 
+@short_repr
 class GuideDraws(NamedTuple):
     """n draws from the guide.
 

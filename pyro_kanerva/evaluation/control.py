@@ -1,5 +1,6 @@
 """The control of recall: the same cues with the memory of their patterns, with another, and with an empty one."""
 
+import html
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._repr import table
 from pyro_kanerva.channels import Channel, Damage
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.evaluation.recall import RecallError, each_batch, recall_errors
@@ -35,6 +37,15 @@ class RecallControl(NamedTuple):
         memory leaves none either, it is 1.
         """
         return memory_gain(self.right, self.empty)
+
+    def __repr__(self) -> str:
+        memories = ", ".join(f"{name}={error!r}" for name, error in self._asdict().items())
+        return f"RecallControl(gain={self.gain:.4g}, {memories})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row for each memory."""
+        rows = [(f"{name} memory", html.escape(repr(error))) for name, error in self._asdict().items()]
+        return table("RecallControl", [*rows, ("memory gain", f"{self.gain:.4g}")])
 
 
 def memory_gain(right: RecallError, empty: RecallError) -> float:

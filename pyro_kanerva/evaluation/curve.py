@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._repr import short_repr
 
+
+@short_repr
 class Curve(NamedTuple):
     """Means over episodes at ``x``, and their 95% intervals from ``low`` to ``high``: mean +- 1.96 standard errors."""
 

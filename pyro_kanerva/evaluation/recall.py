@@ -41,6 +41,12 @@ class RecallError(NamedTuple):
         """The error by step."""
         return interval(range(self.errors.shape[1]), self.errors)
 
+    def __repr__(self) -> str:
+        steps = {0: "cue", 1: "step 1", self.errors.shape[1] - 1: f"step {self.errors.shape[1] - 1}"}
+        means = self.errors.mean(0).tolist()
+        shown = ", ".join(f"{steps[step]} {mean:.2%}" for step, mean in enumerate(means) if step in steps)
+        return f"RecallError({len(self.errors)} episodes: {shown}; never rose {self.never_rose:.2%})"
+
 
 def entry_error(recalled: Tensor, patterns: Tensor, entries: Tensor | None = None) -> Tensor:
     """The share of wrong entries of each episode, (..., B), for ``recalled`` (..., B, Q) + E.

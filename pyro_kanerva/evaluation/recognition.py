@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.evaluation.recall import each_batch
 from pyro_kanerva.machine import KanervaMachine
@@ -18,6 +19,7 @@ from pyro_kanerva.priors import as_distribution, exact_gaussian_or_none, moment_
 from pyro_kanerva.readers import ExactReader
 
 
+@short_repr
 class ROC(NamedTuple):
     """A receiver operating characteristic, for falling thresholds, and the area under it."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
+from pyro_kanerva._repr import table
 from pyro_kanerva.channels import Channel, check_channel
 from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
@@ -62,6 +63,14 @@ class Memory:
     def __repr__(self) -> str:
         (batch,), (slots, size) = self.posterior.batch_shape, self.posterior.event_shape
         return f"Memory({batch} episodes of {len(self)} patterns {self.event_shape}, {slots} slots of code size {size})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes, and what each record holds."""
+        (batch,), (slots, size) = self.posterior.batch_shape, self.posterior.event_shape
+        rows = [("episodes", str(batch)), ("pattern", str(self.event_shape)), ("slots, code size", f"{slots}, {size}")]
+        rows += [(f"record {i}", f"{record.num_patterns} patterns") for i, record in enumerate(self.records)]
+        total = sum(record.num_patterns for record in self.records)
+        return table("Memory", [*rows, ("stored", f"{total} patterns in {slots} slots, in each episode")])
 
     @torch.no_grad()
     def write(

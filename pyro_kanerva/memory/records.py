@@ -8,10 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate import NaturalParameters, add_statistics, statistics
 from pyro_kanerva.distributions import MatrixNormal
 
 
+@short_repr
 class WriteRecord(NamedTuple):
     """One write: ``codes`` (B, T, C) and the means ``addresses`` (B, T, K) under which they were stored.
 
@@ -36,6 +38,7 @@ class WriteRecord(NamedTuple):
         return statistics(self.addresses.double(), self.codes.double(), noise_scale.double(), factor)
 
 
+@short_repr
 class StreamRecord(NamedTuple):
     """One stream of chunks: the sum of what they added to the memory, of constant size. Their codes are not kept.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off
+from pyro_kanerva._repr import field_rows, is_image, picture, short_repr, table
 from pyro_kanerva.channels import Channel, check_channel, resolve
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.model import Parts
@@ -13,11 +14,21 @@ from pyro_kanerva.priors import as_distribution
 from pyro_kanerva.retrieval.query import check_observed
 
 
+@short_repr
 class Draws(NamedTuple):
     """A chain of S draws: ``patterns`` (S, B, Q) + E and ``address`` (S, B, Q, K)."""
 
     patterns: Tensor
     address: Tensor
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first cues of the first memory, mean and two draws."""
+        rows = field_rows(self)
+        if is_image(self.patterns.shape[3:]):
+            drawn = self.patterns[:, 0]
+            shown = {"mean": drawn.double().mean(0), "first draw": drawn[0], "last draw": drawn[-1]}
+            rows = [(name, picture(patterns)) for name, patterns in shown.items()] + rows
+        return table("Draws", rows)
 
 
 @torch.no_grad()

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off
+from pyro_kanerva._repr import describe, field_rows, short_repr, table
 from pyro_kanerva.distributions.divergence import divergence
 from pyro_kanerva.model.parts import Parts
 from pyro_kanerva.priors import as_distribution
 
 
+@short_repr
 class Bound(NamedTuple):
     """The terms of the evidence lower bound, each (B,), in nats per pattern.
 
@@ -32,6 +34,12 @@ class Bound(NamedTuple):
     def conditional_bound(self) -> Tensor:
         """``reconstruction - address_kl - code_kl``: the bound without the memory KL. It is no bound on log p(X)."""
         return self.reconstruction - self.address_kl - self.code_kl
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the terms and both bounds."""
+        sums = {"bound": self.bound, "conditional_bound": self.conditional_bound}
+        rows = [(name, describe(value).strip("<>")) for name, value in sums.items()]
+        return table("Bound, nats per pattern", [*field_rows(self), *rows])
 
 
 def lower_bound(parts: Parts, patterns: Tensor, num_particles: int) -> Bound:

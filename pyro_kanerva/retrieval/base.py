@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from pyro_kanerva._repr import field_rows, is_image, picture, short_repr, table
 from pyro_kanerva.priors import Coordinates
 
 
@@ -24,6 +25,7 @@ class Energy(Protocol):
         """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates around their mean."""
 
 
+@short_repr
 class Retrieval(NamedTuple):
     """The path of a query of S steps, for B memories with Q cues each.
 
@@ -38,3 +40,12 @@ class Retrieval(NamedTuple):
     energy: Tensor
     address: Tensor
     converged: Tensor
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first cues of the first memory, before and after the query."""
+        rows = field_rows(self)
+        if is_image(self.patterns.shape[3:]):
+            last = len(self.patterns) - 1
+            steps = {"cue": 0, "step 1": 1, f"step {last}": last} if last else {"cue": 0}
+            rows = [(name, picture(self.patterns[step, 0])) for name, step in steps.items()] + rows
+        return table("Retrieval", rows)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.priors import as_distribution
@@ -28,6 +29,7 @@ _WARM_UP = 50  # steps over which the learning rate rises
 _BOUND_EVERY = 25  # steps between two evaluations of the bound
 
 
+@short_repr
 class FitResult(NamedTuple):
     """The result of :func:`fit`.
 

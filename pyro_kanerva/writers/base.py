@@ -4,10 +4,12 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate import NaturalParameters
 from pyro_kanerva.distributions import MatrixNormal
 
 
+@short_repr
 class WriteResult(NamedTuple):
     """What a writer returns: q(M) and the addresses at which it stored the patterns.
 
