@@ -10,7 +10,7 @@ from pyro_kanerva.likelihoods import (
     NormalLikelihood,
 )
 from pyro_kanerva.machine import GaussianCode, KanervaMachine, kanerva_2018
-from pyro_kanerva.memory import Draws, Memory, StreamRecord, WriteRecord, retrieval_model
+from pyro_kanerva.memory import Draws, Identification, Memory, Recognition, StreamRecord, WriteRecord, retrieval_model
 from pyro_kanerva.model import Bound
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder, LinearEncoder, MLPDecoder, MLPEncoder, ShortcutDecoder
 from pyro_kanerva.priors import (
@@ -50,12 +50,12 @@ __all__ = [
     "AmortizedReader", "AmortizedWriter", "BernoulliLikelihood", "Bound", "CategoricalAddress", "CategoricalLikelihood",
     "Channel", "ConvDecoder", "ConvEncoder", "DiscretizedLogisticLikelihood", "Draws", "Episodes", "ExactReader",
     "FitResult", "FitStep", "Flip", "FrameWriter", "GaussianAddress", "GaussianCode", "GaussianMemory", "GaussianNoise",
-    "HierarchicalMemory", "HorseshoeAddress", "Images", "KanervaMachine", "LaplaceAddress", "LaplaceMemory",
-    "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal", "Memory",
-    "MixtureAddress", "MixtureReader", "MixtureWriter", "NormalLikelihood", "Occlusion", "OnlineWriter", "PointEnergy",
-    "PseudoInverseWriter", "ReadingWriter", "Replace", "Retrieval", "Run", "SaltAndPepper", "ScalarReader",
-    "ShortcutDecoder", "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord", "StudentTAddress",
-    "StudentTMemory", "Surrogate", "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord", "WriteResult",
-    "binarize", "fit", "glyphs", "kanerva_2018", "load_images", "load_run", "pretrained", "pretrained_card",
-    "retrieval_model",
+    "HierarchicalMemory", "HorseshoeAddress", "Identification", "Images", "KanervaMachine", "LaplaceAddress",
+    "LaplaceMemory", "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal",
+    "Memory", "MixtureAddress", "MixtureReader", "MixtureWriter", "NormalLikelihood", "Occlusion", "OnlineWriter",
+    "PointEnergy", "PseudoInverseWriter", "ReadingWriter", "Recognition", "Replace", "Retrieval", "Run",
+    "SaltAndPepper", "ScalarReader", "ShortcutDecoder", "SimplexAddress", "SlotReader", "SlotWriter", "StreamRecord",
+    "StudentTAddress", "StudentTMemory", "Surrogate", "UnknownLevel", "VariationalEnergy", "Where", "WriteRecord",
+    "WriteResult", "binarize", "fit", "glyphs", "kanerva_2018", "load_images", "load_run", "pretrained",
+    "pretrained_card", "retrieval_model",
 ]  # fmt: skip

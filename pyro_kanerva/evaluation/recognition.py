@@ -1,30 +1,31 @@
 """Recognition: scores that tell stored patterns from other ones."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import short_repr
-from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.evaluation.recall import each_batch
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.memory import Memory
-from pyro_kanerva.model import Parts
-from pyro_kanerva.priors import as_distribution, exact_gaussian_or_none, moment_matched_memory, point_address
-from pyro_kanerva.readers import ExactReader
+from pyro_kanerva.memory.recognition import code_log_bayes_factor
 
 
 @short_repr
 class ROC(NamedTuple):
-    """A receiver operating characteristic, for falling thresholds, and the area under it."""
+    """A receiver operating characteristic, and the area under it.
+
+    ``false_positive_rate`` and ``true_positive_rate``: the shares of unstored and of stored patterns whose score is at
+    least the threshold. ``thresholds`` fall from infinity, as those of ``sklearn.metrics.roc_curve``.
+    """
 
     false_positive_rate: list[float]
     true_positive_rate: list[float]
+    thresholds: list[float]
     auc: float
 
 
@@ -65,34 +66,19 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
 
         log p(z | memory) - log p(z | prior),    p(z | q(M)) = Normal(z; R^T w, s^2 I) p(w) / q(w | z)
 
-    Above 0, "stored" is the better explanation. In the linear-Gaussian surrogate with a known M the formula is exact at
-    any address w. The function uses the point address of q(w | z), and ``s^2 = sigma^2 + w^T U w`` for the uncertainty
-    of M. It sums out one-hot addresses. For other address priors q(w | z) is the approximation of the machine's reader.
+    In the linear-Gaussian surrogate with a known M the formula is exact at any address w. The function uses the point
+    address of q(w | z), and ``s^2 = sigma^2 + w^T U w`` for the uncertainty of M. It sums out one-hot addresses. For
+    other address priors q(w | z) is the approximation of the machine's reader.
+
+    It compares the memory with an empty one, not with a memory of other patterns: most patterns that are not stored
+    have a factor above 0 as well, because they resemble stored ones. :meth:`pyro_kanerva.Memory.recognize` finds the
+    threshold that tells them apart.
 
     :raises ValueError: if the patterns do not fit the memory.
     """
     parts = memory.machine
     codes = parts.encode(parts.check_patterns(patterns, "familiarity()", event_shape=memory.event_shape))
-    prior = moment_matched_memory(parts.memory_prior).expand(memory.posterior.batch_shape)
-    with autocast_off(codes):
-        return _code_log_evidence(parts, memory.posterior, codes) - _code_log_evidence(parts, prior, codes)
-
-
-def _code_log_evidence(parts: Parts, posterior: MatrixNormal, codes: Tensor) -> Tensor:
-    """log p(z | q(M)), (B, Q), of codes (B, Q, C)."""
-    prior = as_distribution(parts.address_prior)
-    if exact_gaussian_or_none(prior) is None:
-        reader = parts.read_codes(codes, posterior.loc)
-    else:
-        reader = ExactReader()(codes, posterior.loc, prior, parts.code_scale)
-    discrete = reader.has_enumerate_support
-    # All one-hot addresses (K, ..., K), or the point address (B, Q, K).
-    address = reader.enumerate_support(expand=False) if discrete else point_address(reader)
-    variance = (address @ posterior.scale_tril_row).square().sum(-1)  # w^T U w
-    scale = (parts.code_scale**2 + variance).sqrt().unsqueeze(-1)
-    log_evidence = dist.Normal(address @ posterior.loc, scale, validate_args=False).log_prob(codes).sum(-1)
-    log_evidence = log_evidence + prior.log_prob(address)
-    return log_evidence.logsumexp(0) if discrete else log_evidence - reader.log_prob(address)
+    return code_log_bayes_factor(parts, memory.posterior, codes)
 
 
 def roc(stored: Tensor, unstored: Tensor) -> ROC:
@@ -111,4 +97,4 @@ def roc(stored: Tensor, unstored: Tensor) -> ROC:
     points = list(zip(*rates, strict=True))
     # trapezoid rule
     auc = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
-    return ROC(rates[0], rates[1], auc)
+    return ROC(rates[0], rates[1], [math.inf, *thresholds.tolist()], auc)

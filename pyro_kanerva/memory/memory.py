@@ -18,7 +18,7 @@ from pyro_kanerva.channels import Channel, check_channel
 from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import mean_and_mode
-from pyro_kanerva.memory import sampling, storage
+from pyro_kanerva.memory import recognition, sampling, storage
 from pyro_kanerva.memory.records import (
     Index,
     Record,
@@ -309,15 +309,15 @@ class Memory:
 
     @torch.no_grad()
     def log_evidence(self, patterns: Tensor, *, num_samples: int = 64) -> Tensor:
-        r"""``log p(x | memory)`` of each of ``patterns`` (B, Q) + E, in nats, (B, Q): is it stored?
+        r"""``log p(x | memory)`` of each of ``patterns`` (B, Q) + E, in nats, (B, Q).
 
         ::
 
             log 1/S sum_s p(x | w_s, M_s) p(w_s) / q(w_s | x, M_s),    M_s ~ q(M), w_s ~ q(w | x, M_s)
 
         On average a lower bound, which tightens as ``num_samples`` grows. The difference to
-        ``machine.prior_memory(B).log_evidence(patterns)`` is what the episode contributes, see
-        :func:`pyro_kanerva.evaluation.familiarity`.
+        ``machine.prior_memory(B).log_evidence(patterns)`` is what the episode contributes. :meth:`recognize` says which
+        patterns are stored.
 
         :raises ValueError: if the patterns do not fit the machine or this memory, or ``num_samples < 1``.
         """
@@ -325,6 +325,52 @@ class Memory:
         patterns = self.check(patterns, "log_evidence()", "patterns")
         weights = [sampling.log_weights(self.machine, self.posterior, patterns) for _ in range(num_samples)]
         return torch.stack(weights).logsumexp(0) - math.log(num_samples)
+
+    @torch.no_grad()
+    def recognize(self, patterns: Tensor, held_out: Tensor, false_alarms: float = 0.01) -> recognition.Recognition:
+        """Which of ``patterns`` are stored, rather than other patterns like these?
+
+        The score is :func:`pyro_kanerva.evaluation.familiarity`, in nats. A pattern is called stored if its score is
+        above all but the share ``false_alarms`` of those of ``held_out``. If one more pattern like these is not stored,
+        it is called stored with a probability of at most ``false_alarms``. See
+        :func:`pyro_kanerva.memory.recognize_scores` for the threshold, and for damaged cues.
+
+        :param patterns: (B, Q) + E, or (Q,) + E for a single memory.
+        :param held_out: patterns like these that are not stored, (B, N) + E, or (N,) + E for all memories. Where
+            ``patterns`` are damaged or recalled, these must be so too.
+        :raises ValueError: if the patterns do not fit the machine or this memory, ``false_alarms`` is not between 0 and
+            1, or N is less than ``1 / false_alarms - 1``: 99 for the default.
+        """
+        patterns = self.check(patterns, "recognize()", "patterns")
+        (batch,) = self.posterior.batch_shape
+        held_out = self.machine.check_patterns(held_out, "recognize()", "held_out", self.event_shape)
+        if len(held_out) == 1:
+            held_out = held_out.expand(batch, *held_out.shape[1:])
+        held_out = self.check(held_out, "recognize()", "held_out")
+        recognition.check_false_alarms(false_alarms, held_out.shape[1])
+        scores = [
+            recognition.code_log_bayes_factor(self.machine, self.posterior, self.machine.encode(x))
+            for x in (patterns, held_out)
+        ]
+        return recognition.recognize_scores(scores[0], scores[1], false_alarms)
+
+    @torch.no_grad()
+    def identify(self, patterns: Tensor) -> recognition.Identification:
+        """Which stored pattern is nearest to each of ``patterns`` (B, Q) + E?
+
+        ::
+
+            argmin_t |z - z_t|,    z the code of the pattern, z_t the codes in the records
+
+        Distances of codes identify more patterns than distances or densities of addresses do, see the page of recall.
+        Every pattern has a nearest one: :meth:`recognize` says whether it is stored at all. Streams keep no codes, so
+        their patterns are not found.
+
+        :raises ValueError: if the patterns do not fit the machine or this memory, or no record keeps codes.
+        """
+        codes = self.machine.encode(self.check(patterns, "identify()", "patterns"))
+        with autocast_off(codes):
+            return recognition.nearest_code(self.records, codes, self.machine.code_scale)
 
     @torch.no_grad()
     def generate(self, num_samples: int, *, num_steps: int = 0, matrix: Tensor | None = None) -> Tensor:

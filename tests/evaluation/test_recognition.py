@@ -15,6 +15,11 @@ def test_roc_by_counting_pairs():
     assert curve.auc == pytest.approx(pairs.mean().item())
     assert curve.false_positive_rate[0] == curve.true_positive_rate[0] == 0
     assert curve.false_positive_rate[-1] == curve.true_positive_rate[-1] == 1
+    for false_positives, true_positives, threshold in zip(*curve[:3], strict=True):
+        assert false_positives == (unstored >= threshold).double().mean()
+        assert true_positives == (stored >= threshold).double().mean()
+    assert curve.thresholds[0] == math.inf
+    assert curve.thresholds == sorted(set(curve.thresholds), reverse=True)
     assert roc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).auc == 1
 
 

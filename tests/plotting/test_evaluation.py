@@ -1,5 +1,7 @@
 """Curves and bars: training, bounds, evaluation."""
 
+import math
+
 import pytest
 import torch
 from helpers import legend_labels, tick_labels
@@ -61,11 +63,11 @@ def test_curves_are_few(number):
     with pytest.raises(ValueError, match=rf"curves\(\): {number} entries; expected 1 to 8"):
         plotting.curves(curves(number), xlabel="x", ylabel="y")
     with pytest.raises(ValueError, match=rf"roc_curve\(\): {number} entries"):
-        plotting.roc_curve({str(i): ROC([0.0, 1.0], [0.0, 1.0], 0.5) for i in range(number)})
+        plotting.roc_curve({str(i): ROC([0.0, 1.0], [0.0, 1.0], [math.inf, 0.0], 0.5) for i in range(number)})
 
 
 def test_roc_curve(new_ax):
-    roc = ROC([0.0, 0.0, 0.01, 1.0], [0.0, 0.9, 0.95, 1.0], 0.9934)
+    roc = ROC([0.0, 0.0, 0.01, 1.0], [0.0, 0.9, 0.95, 1.0], [math.inf, 3.0, 2.0, 1.0], 0.9934)
     ax = plotting.roc_curve({"memory": roc}, ax=new_ax)
     assert ax is new_ax
     guessing, line = ax.get_lines()
