@@ -39,6 +39,7 @@ ARGS = {
     "generation.py": "--machines letters --critic-steps 2 --vae-steps 2 --samples 64 --query-steps 1 "
     "--out picture.png",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
+    "recognition.py": "--machines letters --patterns 4 --noise 0.3 --episodes 1 --samples 2",
     "omniglot_figures.py": "--run a --group-by kind --rate-distortion a b --recall-episodes 2 --stored 3 --samples 2 "
     "--steps 2 --out figures",
 }

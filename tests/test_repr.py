@@ -139,3 +139,9 @@ def test_html_of_a_memory(make_machine, patterns):
     html = memory._repr_html_()
     for text in ("8 patterns", "3 patterns", "11 patterns in 6 slots", "(1, 5, 7)"):
         assert text in html
+    for _ in range(8):
+        memory = memory.write(patterns[:, :1])
+    html = memory._repr_html_()
+    assert "record 7" in html
+    assert "record 8" not in html
+    assert '<th style="text-align: left">more records</th><td style="text-align: left">2</td>' in html
