@@ -36,6 +36,8 @@ def describe(value: object) -> str:
     """A short text for a field of a result."""
     if isinstance(value, Tensor):
         return _describe_tensor(value)
+    if isinstance(value, torch.nn.Module):
+        return f"{type(value).__name__}(...)"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {describe(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) > _ENTRIES:

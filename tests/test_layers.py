@@ -11,8 +11,8 @@ import pyro_kanerva
 PACKAGE = Path(pyro_kanerva.__file__).parent
 LAYERS = [  # a folder or file imports only from those before it
     "_checks", "_files", "_precision", "_repr", "distributions", "networks", "datasets", "conjugate", "likelihoods",
-    "priors", "channels", "readers", "writers", "model", "retrieval", "memory", "machine", "training", "weights", "runs",
-    "evaluation", "diagnostics", "testing", "plotting", "cli",
+    "priors", "channels", "readers", "writers", "model", "retrieval", "memory", "machine", "training", "weights",
+    "runs", "evaluation", "diagnostics", "testing", "plotting", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -39,6 +39,7 @@ def pixels(html: str) -> list[np.ndarray]:
         ([0.5 * i for i in range(100)], "<100 values, 0 to 49.5>"),
         (["a"] * 9, "<9 values>"),
         ({"memory": torch.tensor([0.0, 1.0])}, "{memory: <(2,), 0 to 1, mean 0.5>}"),
+        (torch.nn.Linear(2, 3), "Linear(...)"),
         (None, "None"),
     ],
 )
@@ -135,9 +136,9 @@ def test_vectors_have_no_pictures(make_machine):
 
 
 def test_html_of_a_memory(make_machine, patterns):
-    memory = make_machine().write(patterns).write(patterns[:, :3])
+    memory = make_machine().write(patterns).write(patterns[:, :3], name="<monday>")
     html = memory._repr_html_()
-    for text in ("8 patterns", "3 patterns", "11 patterns in 6 slots", "(1, 5, 7)"):
+    for text in ("record 0", "8 patterns", "&lt;monday&gt;", "3 patterns", "11 patterns in 6 slots", "(1, 5, 7)"):
         assert text in html
     for _ in range(8):
         memory = memory.write(patterns[:, :1])

@@ -68,11 +68,11 @@ class Memory:
         """For notebooks: sizes, and what each record holds."""
         (batch,), (slots, size) = self.posterior.batch_shape, self.posterior.event_shape
         rows = [("episodes", str(batch)), ("pattern", str(self.event_shape)), ("slots, code size", f"{slots}, {size}")]
-        rows += [(f"record {i}", f"{record.num_patterns} patterns") for i, record in enumerate(self.records[:8])]
+        for place, record in enumerate(self.records[:8]):
+            rows.append((f"record {place}" if record.name is None else record.name, f"{record.num_patterns} patterns"))
         if len(self.records) > 8:
             rows.append(("more records", str(len(self.records) - 8)))
-        total = sum(record.num_patterns for record in self.records)
-        return table("Memory", [*rows, ("stored", f"{total} patterns in {slots} slots, in each episode")])
+        return table("Memory", [*rows, ("stored", f"{len(self)} patterns in {slots} slots, in each episode")])
 
     @torch.no_grad()
     def write(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_kanerva import _files
 from pyro_kanerva._files import PathLike
+from pyro_kanerva._repr import short_repr
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.runs.data import CONFIG, digest, images_of, load_split
 from pyro_kanerva.training import load_checkpoint
@@ -56,6 +57,7 @@ def _config_of_checkpoint(folder: PathLike) -> dict[str, Any]:
     return {**dict.fromkeys(CONFIG), **built, **known, "data": None, "held_out": None, "held_out_where": None}
 
 
+@short_repr
 class Run(NamedTuple):
     """A run that was opened.
 
