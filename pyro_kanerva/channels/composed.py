@@ -120,10 +120,22 @@ class UnknownLevel:
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
     ) -> Channel:
         """``channel`` at its most likely level, one level for all ``observed`` entries along ``dims``."""
+        return cast("Channel", self._fit(cues, prediction, observed, dims))
+
+    @torch.no_grad()
+    def estimate(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Tensor:
+        """The level of :meth:`resolve`, of the shape of the prediction with size 1 along ``dims``."""
+        return torch.as_tensor(self._fit(cues, prediction, observed, dims).level)
+
+    def _fit(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Mixture | GaussianNoise:
         channel = self.channel
         for _ in range(self.num_iterations):
             channel = channel._refit(cues, prediction, observed, dims)  # one iteration of EM
-        return cast("Channel", channel)
+        return channel
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
         """p(x | c) at the most likely level of each cue, for cues (B, Q) + E."""

@@ -119,7 +119,8 @@ def retrieval_data(retrieval: Retrieval) -> Any:
     """All steps of a query for ArviZ and xarray, in the group ``constant_data`` because they are no draws.
 
     "patterns" (step, episode, pattern, event_0, ...), "energy" (step, episode, pattern) in nats, "address" (step,
-    episode, pattern, slot) and "converged" (episode, pattern). Step 0 is the cue.
+    episode, pattern, slot) and "converged" (episode, pattern). Step 0 is the cue. If the channel was an
+    ``UnknownLevel``, also "level" (episode, pattern).
 
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     """
@@ -129,8 +130,10 @@ def retrieval_data(retrieval: Retrieval) -> Any:
         "energy": query,
         "address": (*query, "slot"),
         "converged": query[1:],
+        "level": query[1:],
     }
-    return _from_dict({"constant_data": retrieval._asdict()}, dims)
+    fields = {name: value for name, value in retrieval._asdict().items() if value is not None}
+    return _from_dict({"constant_data": fields}, {name: dims[name] for name in fields})
 
 
 def bound_data(bound: Bound) -> Any:

@@ -31,10 +31,13 @@ class Retrieval(NamedTuple):
     never rises along dim 0. ``address`` (S + 1, B, Q, K): the mean of q(w), or the point w. ``converged`` (B, Q),
     bool: in the last step no entry changed, or the energy fell by at most the tolerance; False if a
     trial gave NaN or infinite values and the energy has not fallen since. A converged query stops once its energy
-    falls by at most 0.01 nats, or the tolerance.
+    falls by at most 0.01 nats, or the tolerance. ``level`` (B, Q): with the channel
+    :class:`~pyro_kanerva.UnknownLevel` its estimate at the last address, the level p of the damage, or the ``scale`` of
+    ``GaussianNoise``; None with every other channel.
     """
 
     patterns: Tensor
     energy: Tensor
     address: Tensor
     converged: Tensor
+    level: Tensor | None = None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off, full_precision
-from pyro_kanerva.channels import Channel, resolve
+from pyro_kanerva.channels import Channel, UnknownLevel, resolve
 from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.distributions.divergence import divergence
 from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
@@ -189,8 +189,19 @@ class QueryEnergy:
         """The channel at its most likely level for each cue."""
         if self.channel is None:
             return None
-        dims = (0, *range(3, 1 + self.cues.dim()))  # of a prediction (S, B, Q) + E: one level for each query
-        return resolve(self.channel, self.cues, prediction, self.observed, dims)
+        return resolve(self.channel, self.cues, prediction, self.observed, self._level_dims)
+
+    @property
+    def _level_dims(self) -> tuple[int, ...]:
+        return (0, *range(3, 1 + self.cues.dim()))  # of a prediction (S, B, Q) + E: one level for each query
+
+    def level(self, point: Tensor) -> Tensor | None:
+        """The most likely level (B, Q) of an :class:`UnknownLevel` at ``point`` (B, Q, n); None for other channels."""
+        if not isinstance(self.channel, UnknownLevel):
+            return None
+        everyone = torch.ones(self.cues.shape[:2], dtype=torch.bool, device=self.cues.device)
+        prediction = self._predict(point + self.deviations, everyone)
+        return self.channel.estimate(self.cues, prediction, self.observed, self._level_dims).reshape(everyone.shape)
 
     def at(self, address: Tensor) -> Tensor:
         """The point energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""

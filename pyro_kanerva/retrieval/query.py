@@ -73,7 +73,8 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
                 done &= function.observed.flatten(2).all(-1)
             active &= ~done
         address = function.coordinates.address(torch.stack(points))
-        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
+        level = function.level(descent.state.point)
+        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged, level)
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:

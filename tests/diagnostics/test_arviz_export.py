@@ -12,7 +12,7 @@ import torch
 from helpers import known_memory_machine, small_machine
 from pyro.infer import MCMC, NUTS
 
-from pyro_kanerva import Flip
+from pyro_kanerva import Flip, UnknownLevel
 from pyro_kanerva.diagnostics import bound_data, guide_data, khat, mcmc_data, retrieval_data
 
 SLOTS, SIZE, NOISE = 3, 4, 0.6
@@ -116,6 +116,10 @@ def test_retrieval_and_bound_data(make_machine, patterns):
     assert data["address"].dims == ("step", "episode", "pattern", "slot")
     assert data["patterns"].dims == ("step", "episode", "pattern", "event_0", "event_1", "event_2")
     assert data["converged"].dims == ("episode", "pattern")
+    assert "level" not in data
+    retrieval = machine.write(patterns).query(Flip(0.2)(patterns), num_steps=4, channel=UnknownLevel(Flip(0.2)))
+    data = retrieval_data(retrieval)["constant_data"]
+    assert data["level"].dims == ("episode", "pattern")
     for name, expected in retrieval._asdict().items():
         assert torch.equal(torch.as_tensor(np.array(data[name])), expected), name
     bound = machine.bound(patterns)
