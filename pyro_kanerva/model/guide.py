@@ -12,7 +12,8 @@ from pyro_kanerva.model.parts import Parts
 
 def variational_guide(
     parts: Parts,
-    patterns: Tensor,
+    patterns: Tensor | None,
+    *,
     autoencoder_weight: float = 0.0,
     memory_kl_weight: float = 1.0,
     cue_channel: Callable[[Tensor], Tensor] | None = None,
@@ -21,6 +22,11 @@ def variational_guide(
 
     The options are those of :meth:`pyro_kanerva.KanervaMachine.training_pair`.
     """
+    if patterns is None:
+        raise ValueError(
+            "guide(): patterns is None; expected the patterns from which memory and addresses are inferred. Only the "
+            "model draws patterns: Predictive(machine.model, num_samples=S)(None), without a guide."
+        )
     patterns = parts.check_patterns(patterns, "guide()")
     codes = parts.encode(patterns)
     cue_codes = codes if cue_channel is None else parts.encode(cue_channel(patterns))
@@ -30,7 +36,7 @@ def variational_guide(
             memory = pyro.sample("memory", posterior.unsqueeze(-1))  # (B, 1, K, C)
         with pyro.plate("pattern_plate", patterns.shape[1], dim=-1):
             with autocast_off(codes):
-                sample_address(parts.read_codes(cue_codes, matrix_of_site(memory)))
+                sample_address(parts.read_codes(cue_codes, matrix_of_site(memory, patterns.shape[0])))
                 if parts.code_posterior is not None:
                     pyro.sample("code", parts.read_code_posterior(codes))
             if autoencoder_weight:

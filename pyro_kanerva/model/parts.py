@@ -91,6 +91,8 @@ class Parts(nn.Module):
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
         """The distribution of entries for the decoder's ``output``; raises unless its shape is ``expected``."""
         entries = self.likelihood(output)
+        while isinstance(entries, dist.Independent):  # a user may have declared event dimensions
+            entries = entries.base_dist
         shape = tuple(entries.batch_shape + entries.event_shape)
         if shape != expected:
             raise ValueError(f"Decoder and likelihood give shape {shape}; expected {expected}, that of the patterns.")
@@ -102,11 +104,14 @@ class Parts(nn.Module):
         :raises ValueError: if the decoder cannot take codes of this size or returns NaN or infinite values, or if the
             likelihood of its output is not one of patterns of ``event_shape``.
         """
+        entries = self._entries(codes, event_shape)
+        return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
+
+    def _entries(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
         output = self.decoder_output(codes)
         if checks_values() and not bool(output.isfinite().all()):
             raise ValueError(f"The decoder returned NaN or infinite values. {_DIVERGED}")
-        entries = self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
-        return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
+        return self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
 
     def predict(
         self, address: Tensor, matrix: Tensor, event_shape: tuple[int, ...] | None = None, *, sample_code: bool = False
@@ -129,7 +134,7 @@ class Parts(nn.Module):
         code = self.code(address, matrix)
         if sample_code and self.code_posterior is not None:
             code = self.code_prior(code).sample()
-        return self.decode(code, shape).base_dist
+        return self._entries(code, shape)
 
     def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""

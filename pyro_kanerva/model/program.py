@@ -44,13 +44,13 @@ class InParamStore(nn.Module):
 class Program(nn.Module):
     """A Pyro model or guide that is also a module, so that ELBO modules and DDP find its parameters.
 
-    ``program(machine, patterns, **options)`` makes the sites.
+    ``program(machine, patterns, **options, **sizes)`` makes the sites.
     """
 
     def __init__(self, machine: InParamStore, program: Callable[..., Any], **options: Any) -> None:
         super().__init__()
         self.machine, self.program, self.options = machine, program, options
 
-    def forward(self, patterns: Tensor) -> Any:
+    def forward(self, patterns: Tensor | None = None, **sizes: int) -> Any:
         self.machine.register()
-        return self.program(self.machine, patterns, **self.options)
+        return self.program(self.machine, patterns, **self.options, **sizes)
