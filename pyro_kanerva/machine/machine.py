@@ -49,8 +49,11 @@ class KanervaMachine(Parts, InParamStore):
         see :class:`GaussianCode`. By default the code that is decoded is ``M^T w_t``.
     :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in the
         linear-Gaussian surrogate of writer and reader. It is part of the generative model only with ``code_posterior``.
+    :param name: begins the names of the parameters in Pyro's parameter store, so that another process can load a saved
+        store. Without one, they begin with a key that depends on the order in which machines are made.
+        ``machine.state_dict()`` is the ordinary way to keep parameters, and needs no name.
     :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
-        numbers of slots, or a batch shape.
+        numbers of slots, or a batch shape; or if a living machine has the name.
 
     Source: Wu, Wayne, Gregor, Lillicrap 2018 (arXiv 1811.09556).
     """

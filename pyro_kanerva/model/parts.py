@@ -1,6 +1,7 @@
 """The parts of a Kanerva machine, called and checked: what a memory, a query or an evaluation needs of a machine."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -21,7 +22,7 @@ _DIVERGED = "If training diverged, lower the learning rate and resume from an ea
 
 class Parts(nn.Module):
     """Encoder, decoder, priors, likelihood, writer, reader and code noise; the arguments are those of
-    :class:`~pyro_kanerva.KanervaMachine`.
+    :class:`~pyro_kanerva.KanervaMachine`, without ``name``, which goes to the next base class.
     """
 
     def __init__(
@@ -36,20 +37,23 @@ class Parts(nn.Module):
         reader: Reader | None = None,
         code_posterior: Callable[[Tensor], dist.TorchDistribution] | None = None,
         code_scale: float = 1.0,
+        **base: Any,
     ) -> None:
-        super().__init__()
         check_positive("KanervaMachine", code_scale=code_scale)
-        self.num_slots, self.code_size = checks.event_shape_of("memory_prior", memory_prior, rank=2)
-        address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
-        checks.check_address_prior(as_distribution(address_prior), self.num_slots)
+        num_slots, code_size = checks.event_shape_of("memory_prior", memory_prior, rank=2)
+        address_prior = GaussianAddress(num_slots) if address_prior is None else address_prior
+        checks.check_address_prior(as_distribution(address_prior), num_slots)
+        writer = writer_for(address_prior) if writer is None else writer
+        if num_slots > 1 and needs_distinct_slots(writer):
+            checks.warn_of_equal_slots(memory_prior)
+        super().__init__(**base)  # after the checks: a machine that is refused does not take its name
+        self.num_slots, self.code_size = num_slots, code_size
         self.encoder, self.decoder = encoder, decoder
         self.memory_prior, self.address_prior = memory_prior, address_prior
         self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
-        self.writer = writer_for(address_prior) if writer is None else writer
+        self.writer = writer
         self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
         self.code_posterior = code_posterior
-        if self.num_slots > 1 and needs_distinct_slots(self.writer):
-            checks.warn_of_equal_slots(memory_prior)
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
 
     @property
