@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor
 
+from pyro_kanerva._checks import check_tensor
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva.model.generative_model import matrix_of_site, sample_address, weighted
 from pyro_kanerva.model.parts import Parts
@@ -29,7 +30,7 @@ def variational_guide(
         )
     patterns = parts.check_patterns(patterns, "guide()")
     codes = parts.encode(patterns)
-    cue_codes = codes if cue_channel is None else parts.encode(cue_channel(patterns))
+    cue_codes = codes if cue_channel is None else parts.encode(_damaged(cue_channel, patterns))
     posterior = parts.write_codes(codes).memory
     with pyro.plate("episode", patterns.shape[0], dim=-2):
         with weighted(memory_kl_weight):
@@ -42,3 +43,16 @@ def variational_guide(
             if autoencoder_weight:
                 log_prob = parts.decode(codes, tuple(patterns.shape[2:])).log_prob(patterns)
                 pyro.factor("autoencoder", -autoencoder_weight * log_prob, has_rsample=True)
+
+
+def _damaged(cue_channel: Callable[[Tensor], Tensor], patterns: Tensor) -> Tensor:
+    cues = cue_channel(patterns)
+    check_tensor(
+        "training_pair(): cue_channel", cues, f"damaged copies of the patterns, a tensor {tuple(patterns.shape)}"
+    )
+    if cues.shape != patterns.shape:
+        raise ValueError(
+            f"training_pair(): cue_channel returned shape {tuple(cues.shape)}; expected that of the patterns, "
+            f"{tuple(patterns.shape)}."
+        )
+    return cues

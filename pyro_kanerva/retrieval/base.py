@@ -1,12 +1,14 @@
 """What a query is given, and what it returns."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pyro_kanerva._checks import describe
 from pyro_kanerva.priors import Coordinates
 
 
+@runtime_checkable
 class Energy(Protocol):
     """How the address enters the free energy that a query lowers.
 
@@ -22,6 +24,15 @@ class Energy(Protocol):
 
     def address_term(self, points: Tensor, scale_tril: Tensor, coordinates: Coordinates) -> Tensor:
         """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates around their mean."""
+
+
+def check_energy(energy: object) -> None:
+    """:raises ValueError: if ``energy`` is not an energy."""
+    if isinstance(energy, type) or not isinstance(energy, Energy):
+        raise ValueError(
+            f"query(): energy is {describe(energy)}; expected PointEnergy(), VariationalEnergy(), or an object with "
+            "the methods deviations and address_term."
+        )
 
 
 class Retrieval(NamedTuple):
