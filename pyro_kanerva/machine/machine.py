@@ -51,7 +51,7 @@ class KanervaMachine(Parts, InParamStore):
         linear-Gaussian surrogate of writer and reader. It is part of the generative model only with ``code_posterior``.
     :param name: begins the names of the parameters in Pyro's parameter store, so that another process can load a saved
         store. Without one, they begin with a key that depends on the order in which machines are made.
-        ``machine.state_dict()`` is the ordinary way to keep parameters, and needs no name.
+        :meth:`save` and ``state_dict()`` are the ordinary ways to keep parameters, and need no name.
     :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
         numbers of slots, or a batch shape; or if a living machine has the name.
 

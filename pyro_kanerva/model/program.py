@@ -80,7 +80,7 @@ class InParamStore(nn.Module):
             raise ValueError(
                 f"Pyro's parameter store has another parameter {key!r} than the machine, perhaps from a file. The key "
                 "of a machine without a name depends on the order in which machines are made. Build the machine with "
-                "a name, KanervaMachine(..., name=...), or use machine.state_dict(); release() empties the store."
+                "a name, KanervaMachine(..., name=...), or use machine.save() and load(); release() empties the store."
             )
         if stored.shape != parameter.shape:
             raise ValueError(
