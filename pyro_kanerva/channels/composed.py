@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
-from pyro_kanerva.channels.base import Channel, Damage
+from pyro_kanerva.channels.base import Channel, Damage, log_evidence_of, posterior_of
 from pyro_kanerva.channels.noise import GaussianNoise, Mixture
 from pyro_kanerva.likelihoods import mean_and_mode
 
@@ -68,14 +68,14 @@ class Where:
         if has_unknown_level(self):
             return _resolve_each_query(self, cues, prediction).posterior(cues, prediction)
         mask = _broadcast(self, self.mask, cues).expand(prediction.batch_shape)
-        other, one = (part.posterior(cues, prediction) for part in (self.other, self.channel))
+        other, one = (posterior_of(part, cues, prediction) for part in (self.other, self.channel))
         return dist.MaskedMixture(mask, other, one, validate_args=False)  # (mask, where False, where True)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, under its channel."""
         if has_unknown_level(self):
             return _resolve_each_query(self, cues, prediction).log_evidence(cues, prediction)
-        one, other = (part.log_evidence(cues, prediction) for part in (self.channel, self.other))
+        one, other = (log_evidence_of(part, cues, prediction) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, cues), one, other)
 
     def resolve(
@@ -120,10 +120,22 @@ class UnknownLevel:
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
     ) -> Channel:
         """``channel`` at its most likely level, one level for all ``observed`` entries along ``dims``."""
+        return cast("Channel", self._fit(cues, prediction, observed, dims))
+
+    @torch.no_grad()
+    def estimate(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Tensor:
+        """The level of :meth:`resolve`, of the shape of the prediction with size 1 along ``dims``."""
+        return torch.as_tensor(self._fit(cues, prediction, observed, dims).level)
+
+    def _fit(
+        self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
+    ) -> Mixture | GaussianNoise:
         channel = self.channel
         for _ in range(self.num_iterations):
             channel = channel._refit(cues, prediction, observed, dims)  # one iteration of EM
-        return cast("Channel", channel)
+        return channel
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.TorchDistribution:
         """p(x | c) at the most likely level of each cue, for cues (B, Q) + E."""

@@ -55,6 +55,11 @@ class Mixture:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.p})"
 
+    @property
+    def level(self) -> float | Tensor:
+        """p."""
+        return self.p
+
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(damaged | c) - log p(not damaged | c) of every entry."""
         raise NotImplementedError
@@ -209,6 +214,11 @@ class GaussianNoise:
 
     def __repr__(self) -> str:
         return f"GaussianNoise({self.scale})"
+
+    @property
+    def level(self) -> float | Tensor:
+        """``scale``."""
+        return self.scale
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""

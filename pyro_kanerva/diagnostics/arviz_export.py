@@ -1,13 +1,15 @@
 """Export to ArviZ 0.23 and 1.x."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_kanerva.diagnostics.guide_draws import guide_draws
+from pyro_kanerva.diagnostics.guide_draws import guide_draws, sample_sites
 from pyro_kanerva.diagnostics.importance import import_arviz, is_old
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.model import Bound
@@ -90,12 +92,17 @@ def guide_data(machine: KanervaMachine, patterns: Tensor, num_draws: int) -> Any
 def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
     """A finished Pyro ``MCMC`` run on ``machine.model`` for ArviZ, with meaningful R-hat and effective sample sizes.
 
-    The groups ``posterior`` and ``observed_data`` are those of :func:`guide_data`. If the kernel counts divergent
-    transitions, the group ``sample_stats`` has "diverging" (chain, draw).
+    The groups ``posterior``, ``log_likelihood`` and ``observed_data`` are those of :func:`guide_data`, so that
+    ``arviz.loo(data)`` and ``arviz.waic(data)`` compare machines by pattern. The log likelihood is log p(x_t | w_t, M)
+    by the model of the run. Each pattern has an address of its own, so it weighs much on its own draws: read the
+    Pareto k of ``arviz.loo``. One-hot addresses, which NUTS sums out, are summed out here too: log p(x_t | M). If the
+    kernel counts divergent transitions, the group ``sample_stats`` has "diverging" (chain, draw).
 
+    :param mcmc: a run in which the kernel still has its model, as ``MCMC(NUTS(machine.model), ...)`` has.
     :param patterns: (B, T) + E, the patterns of the run.
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
-    :raises ValueError: if the run has no site "memory", or its sites do not fit the patterns.
+    :raises ValueError: if the run has no site "memory", its sites do not fit the patterns, or its model has no observed
+        site "pattern".
     """
     samples = mcmc.get_samples(group_by_chain=True)
     if "memory" not in samples:
@@ -104,7 +111,8 @@ def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
             "of a machine."
         )
     variables, dims = _posterior(samples, patterns, "mcmc_data()")
-    groups = {"posterior": variables, "observed_data": {"patterns": patterns}}
+    log_likelihood = {"patterns": _log_likelihood(mcmc.kernel.model, samples, patterns)}
+    groups = {"posterior": variables, "log_likelihood": log_likelihood, "observed_data": {"patterns": patterns}}
     chains, draws = samples["memory"].shape[:2]
     divergences = mcmc.diagnostics().get("divergences")
     if divergences is not None:
@@ -115,11 +123,36 @@ def mcmc_data(mcmc: MCMC, patterns: Tensor) -> Any:
     return _from_dict(groups, dims)
 
 
+@torch.no_grad()
+def _log_likelihood(model: Callable[[Tensor], Any], samples: Mapping[str, Tensor], patterns: Tensor) -> Tensor:
+    """log p(x_t | latent variables) in nats, (chain, draw, B, T); discrete addresses are summed out."""
+    chains, draws, *_, slots, size = samples["memory"].shape
+    at_once = max(1, 2**21 // max(patterns.numel() * (1 if "address" in samples else slots), slots * size))
+    chunks = zip(*(value.flatten(0, 1).split(at_once) for value in samples.values()), strict=True)
+    rows = []
+    for chunk in chunks:
+        known = poutine.condition(model, dict(zip(samples, chunk, strict=True)))
+        # The draws are a dimension to the left of the plates of episodes (-2) and patterns (-1).
+        with pyro.plate("draws", len(chunk[0]), dim=-3):
+            sites = sample_sites(poutine.trace(poutine.enum(known, first_available_dim=-4)).get_trace(patterns))
+        if "pattern" not in sites or not sites["pattern"]["is_observed"]:
+            raise ValueError(
+                f'mcmc_data(): the model of the run has the sites {sorted(sites)}; expected an observed site "pattern" '
+                "for the log likelihood. Run it on the model of a machine."
+            )
+        log_prob = sites["pattern"]["log_prob"]
+        if not sites["address"]["is_observed"]:  # enumerated, (K, 1, 1, 1), and log_prob is (K, draws, B, T)
+            log_prob = (log_prob + sites["address"]["log_prob"]).logsumexp(0)
+        rows.append(log_prob)
+    return torch.cat(rows).unflatten(0, (chains, draws))
+
+
 def retrieval_data(retrieval: Retrieval) -> Any:
     """All steps of a query for ArviZ and xarray, in the group ``constant_data`` because they are no draws.
 
     "patterns" (step, episode, pattern, event_0, ...), "energy" (step, episode, pattern) in nats, "address" (step,
-    episode, pattern, slot) and "converged" (episode, pattern). Step 0 is the cue.
+    episode, pattern, slot) and "converged" (episode, pattern). Step 0 is the cue. If the channel was an
+    ``UnknownLevel``, also "level" (episode, pattern).
 
     :return: ``InferenceData`` with ArviZ 0.23, ``DataTree`` with 1.x.
     """
@@ -129,8 +162,10 @@ def retrieval_data(retrieval: Retrieval) -> Any:
         "energy": query,
         "address": (*query, "slot"),
         "converged": query[1:],
+        "level": query[1:],
     }
-    return _from_dict({"constant_data": retrieval._asdict()}, dims)
+    fields = {name: value for name, value in retrieval._asdict().items() if value is not None}
+    return _from_dict({"constant_data": fields}, {name: dims[name] for name in fields})
 
 
 def bound_data(bound: Bound) -> Any:

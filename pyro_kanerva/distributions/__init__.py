@@ -4,13 +4,14 @@ from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
 from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
 from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
-from pyro_kanerva.distributions.shared_covariance import SharedCovarianceNormal
+from pyro_kanerva.distributions.shared_covariance import JitNormal, SharedCovarianceNormal
 
 __all__ = [
     "AdditiveLogistic",
     "DiscretizedLogistic",
     "GaussianMixture",
     "HorseshoeLike",
+    "JitNormal",
     "MatrixNormal",
     "SharedCovarianceNormal",
     "kl_matrix_normal",

@@ -14,7 +14,11 @@ from torch.distributions.kl import register_kl
 from pyro_kanerva._precision import full_precision
 
 
-class SharedCovarianceNormal(dist.MultivariateNormal):
+class JitNormal(dist.MultivariateNormal):
+    """A ``MultivariateNormal`` whose divergence from another also works while ``torch.jit`` traces."""
+
+
+class SharedCovarianceNormal(JitNormal):
     """A ``MultivariateNormal`` of T Gaussians that share one covariance, whose factor is never copied T times.
 
     :param loc: mean, shape ``(..., T, K)``.
@@ -50,16 +54,17 @@ class SharedCovarianceNormal(dist.MultivariateNormal):
         return -0.5 * (white.square().sum(-2) + factor.shape[-1] * math.log(2 * math.pi)) - log_determinant
 
 
-@register_kl(SharedCovarianceNormal, torch.distributions.MultivariateNormal)  # type: ignore[untyped-decorator]
+@register_kl(JitNormal, torch.distributions.MultivariateNormal)  # type: ignore[untyped-decorator]
 @full_precision
-def kl_shared_covariance(q: SharedCovarianceNormal, p: torch.distributions.MultivariateNormal) -> Tensor:
-    """KL(q || p) in nats, (..., T); faster if p has no batch."""
-    if p.batch_shape:
-        plain = dist.MultivariateNormal(q.loc, scale_tril=q.shared_scale_tril.unsqueeze(-3), validate_args=False)
+def kl_normal(q: JitNormal, p: torch.distributions.MultivariateNormal) -> Tensor:
+    """KL(q || p) in nats, of the batch shape; faster if p has one covariance, as an expanded prior has."""
+    p_factor, q_factor = p._unbroadcasted_scale_tril, q._unbroadcasted_scale_tril
+    if p_factor.dim() > 2:
+        plain = dist.MultivariateNormal(q.loc, scale_tril=q_factor, validate_args=False)
         return torch.distributions.kl_divergence(plain, p)
     identity = torch.eye(p.event_shape[0], dtype=p.loc.dtype, device=p.loc.device)
-    inverse = torch.linalg.solve_triangular(p.scale_tril, identity, upper=False)
-    factor = inverse @ q.shared_scale_tril  # in coordinates in which p is standard normal
+    inverse = torch.linalg.solve_triangular(p_factor, identity, upper=False)
+    factor = inverse @ q_factor  # in coordinates in which p is standard normal
     trace = factor.square().sum((-2, -1)) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # and -log|U0^-1 U|
     squared = ((q.loc - p.loc) @ inverse.mT).square().sum(-1)
-    return 0.5 * (squared + (trace - factor.shape[-1]).unsqueeze(-1))
+    return 0.5 * (squared + trace - factor.shape[-1])

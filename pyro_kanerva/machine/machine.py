@@ -49,8 +49,11 @@ class KanervaMachine(Parts, InParamStore):
         see :class:`GaussianCode`. By default the code that is decoded is ``M^T w_t``.
     :param code_scale: where the learned ``sigma`` starts, the standard deviation of the code noise in the
         linear-Gaussian surrogate of writer and reader. It is part of the generative model only with ``code_posterior``.
+    :param name: begins the names of the parameters in Pyro's parameter store, so that another process can load a saved
+        store. Without one, they begin with a key that depends on the order in which machines are made.
+        :meth:`save` and ``state_dict()`` are the ordinary ways to keep parameters, and need no name.
     :raises ValueError: if ``code_scale`` is not positive, or the priors have other event shapes, different
-        numbers of slots, or a batch shape.
+        numbers of slots, or a batch shape; or if a living machine has the name.
 
     Source: Wu, Wayne, Gregor, Lillicrap 2018 (arXiv 1811.09556).
     """
@@ -60,10 +63,25 @@ class KanervaMachine(Parts, InParamStore):
 
     @property
     def model(self) -> Program:
-        """The generative model: ``model(patterns)`` with patterns (B, T) + E.
+        """The generative model, ``model(patterns)`` with patterns (B, T) + E or (T,) + E. It returns the patterns.
 
-        Sites "memory" (batch (B, 1), event (K, C)), "address" (batch (B, T), event (K,)) and "pattern"
-        (observed); plates "episode" (dim -2) and "pattern_plate" (dim -1).
+        Sites "memory" (batch (B, 1), event (K, C)), "address" (batch (B, T), event (K,)) and "pattern" (batch (B, T),
+        event E, observed); plates "episode" (dim -2) and "pattern_plate" (dim -1).
+
+        ``model(None, num_patterns=T, num_episodes=B)`` draws the patterns, and returns them: the site "pattern" is not
+        observed then. T is by default K, the number of slots, and B is 1. With Pyro's ``Predictive`` and ``poutine``::
+
+            # prior predictive: "memory" (S, B, 1, K, C), "address" (S, B, T, K), "pattern" (S, B, T) + E
+            Predictive(machine.model, num_samples=S)(None, num_patterns=T, num_episodes=B)
+            # posterior predictive: "memory" and "address" from the guide, and replicated patterns at these addresses
+            draws = Predictive(poutine.uncondition(machine.model), guide=machine.guide, num_samples=S)(patterns)
+            # new patterns of the same memories, at addresses from their prior
+            Predictive(machine.model, {"memory": draws["memory"]})(None, num_patterns=T, num_episodes=B)
+
+        Without ``uncondition``, the posterior predictive returns the observed patterns as "pattern".
+
+        :raises ValueError: if the patterns do not fit the machine, a number comes with patterns or is below 1, or
+            patterns are drawn for an encoder without an ``event_shape``.
         """
         return Program(self, generative_model)
 
@@ -79,6 +97,8 @@ class KanervaMachine(Parts, InParamStore):
         cue_channel: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Program, Program]:
         """The (model, guide) to train: their ELBO is the bound plus terms that help to learn it.
+
+        The model is called, and returns, as :attr:`model`.
 
         :param autoencoder_weight: adds this times ``log p(x | decoder(encoder(x)))``, which keeps the
             decoder an inverse of the encoder. It is a factor of the guide, which has the codes already.

@@ -43,6 +43,7 @@ def kanerva_2018(
     memory_prior: Prior,
     likelihood: Likelihood | None = None,
     code_scale: float = 1.0,
+    name: str | None = None,
 ) -> KanervaMachine:
     r"""The Kanerva Machine: addresses from a network on the code, and latent codes.
 
@@ -71,4 +72,5 @@ def kanerva_2018(
         reader=AmortizedReader(network),
         code_posterior=GaussianCode(code_size),
         code_scale=code_scale,
+        name=name,
     )

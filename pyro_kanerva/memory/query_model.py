@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_kanerva._precision import autocast_off
-from pyro_kanerva.channels import Channel, Damage, check_channel, has_unknown_level
+from pyro_kanerva.channels import Channel, Damage, check_channel, has_unknown_level, log_evidence_of, posterior_of
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory.memory import Memory
 from pyro_kanerva.priors import as_distribution
@@ -44,7 +44,7 @@ class Cue(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(c) of every entry, in nats."""
-        return self.channel.log_evidence(value, self.prediction)
+        return log_evidence_of(self.channel, value, self.prediction)
 
 
 def retrieval_model(
@@ -89,7 +89,7 @@ def retrieval_model(
             if cues is None:
                 return found
             with torch.no_grad():
-                recalled = mean_and_mode(channel.posterior(found, prediction))[0]
+                recalled = mean_and_mode(posterior_of(channel, found, prediction))[0]
                 if observed is not None:
                     recalled = torch.where(observed, recalled, mean_and_mode(prediction)[0])
             return pyro.deterministic("recalled", recalled, event_dim=len(event_shape))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import field_rows, is_image, picture, short_repr, table
-from pyro_kanerva.channels import Channel, check_channel, resolve
+from pyro_kanerva.channels import Channel, check_channel, posterior_of, resolve
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
@@ -61,7 +61,7 @@ def gibbs(
                 patterns = torch.where(observed, cues, patterns)
         else:
             resolved = resolve(channel, cues, prediction, observed, tuple(range(2, cues.dim())))
-            patterns = torch.where(observed, resolved.posterior(cues, prediction).sample(), prediction.sample())
+            patterns = torch.where(observed, posterior_of(resolved, cues, prediction).sample(), prediction.sample())
         patterns = patterns.to(cues.dtype)
         if sweep >= burn_in:
             kept.append((patterns, address))

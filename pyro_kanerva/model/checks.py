@@ -5,20 +5,78 @@ from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from pyro import poutine
+from torch import Tensor, nn
 
-from pyro_kanerva._checks import checks_values
+from pyro_kanerva._checks import check_distribution, check_tensor, checks_values, describe, kind_of
+from pyro_kanerva.distributions import GaussianMixture, MatrixNormal
 from pyro_kanerva.likelihoods import Likelihood
 from pyro_kanerva.likelihoods.base import ChecksPatterns
 from pyro_kanerva.priors import Prior, as_distribution, has_real_support, moment_matched_memory, support_of
+from pyro_kanerva.writers import WriteResult
+
+
+def check_callable(name: str, part: object) -> None:
+    """:raises ValueError: if a part of a machine cannot be called, or is the class of a module instead of a module."""
+    if isinstance(part, type) and issubclass(part, nn.Module):
+        raise ValueError(
+            f"KanervaMachine: {name} is the class {part.__name__}; expected an object. Make one, {part.__name__}(...)."
+        )
+    if not callable(part):
+        raise ValueError(f"KanervaMachine: {name} is {describe(part)}; expected a module or a function.")
+
+
+def prior_distribution(name: str, prior: Prior) -> dist.TorchDistribution:
+    """The distribution of a prior.
+
+    :raises ValueError: if it is no distribution of Pyro, if the prior calls ``pyro.sample``, or if single values have a
+        positive probability.
+    """
+    if isinstance(prior, torch.distributions.Distribution):
+        distribution = prior
+    else:
+        check_callable(name, prior)
+        with poutine.block(), poutine.trace() as tracer:
+            distribution = prior()
+        sites = [site for site, node in tracer.trace.nodes.items() if node["type"] == "sample"]
+        if sites:
+            raise ValueError(
+                f"KanervaMachine: {name} samples the sites {sites}; expected a callable that returns a distribution "
+                "and samples nothing, because the guide has no such sites. Sum the variable out in closed form, as "
+                "HierarchicalMemory does with a variance for each slot, or make it an nn.Parameter of the prior."
+            )
+    check_distribution(f"KanervaMachine: {name}", distribution, "a Pyro distribution")
+    return distribution
+
+
+def check_no_atoms(name: str, distribution: dist.TorchDistribution, remedy: str) -> None:
+    """Check that a distribution on the real numbers gives no single value a positive probability.
+
+    It compares 32 draws of each entry. The random state is restored.
+
+    :raises ValueError: if of an entry more than 4 of them repeat another.
+    """
+    entries = distribution.base_dist if isinstance(distribution, dist.Independent) else distribution
+    if type(entries) in (MatrixNormal, GaussianMixture, dist.MultivariateNormal, dist.Normal):
+        return  # also if it is so narrow that float32 rounds its draws to few values
+    with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        draws = distribution.sample(torch.Size((32,)))
+    repeated = (draws.sort(0).values.diff(dim=0) == 0).sum(0)
+    if bool((repeated > 4).any()):
+        raise ValueError(
+            f"KanervaMachine: {name} {kind_of(distribution)} gives single values a positive probability: of 32 "
+            f"draws of an entry, {int(repeated.max())} repeat another. The guide is a density, and gives single values "
+            f"none, so the bound would be minus infinity. {remedy}"
+        )
 
 
 def event_shape_of(name: str, prior: Prior, rank: int) -> tuple[int, ...]:
     """The event shape of a prior.
 
-    :raises ValueError: if the prior has a batch, or its event shape has another number of dimensions than ``rank``.
+    :raises ValueError: if the prior returns no distribution or one with a batch, or its event shape has another number
+        of dimensions than ``rank``.
     """
-    distribution = as_distribution(prior)
+    distribution = prior_distribution(name, prior)
     if distribution.batch_shape:
         raise ValueError(
             f"KanervaMachine: {name} has batch shape {tuple(distribution.batch_shape)} and event shape "
@@ -34,6 +92,26 @@ def event_shape_of(name: str, prior: Prior, rank: int) -> tuple[int, ...]:
     return shape
 
 
+def check_memory_prior(prior: Prior) -> tuple[int, int]:
+    """K and C of a memory prior.
+
+    :raises ValueError: if its event shape is not (K, C), its support is not all real matrices, single values have a
+        positive probability, or no Gaussian can be matched to it.
+    """
+    num_slots, code_size = event_shape_of("memory_prior", prior, rank=2)
+    distribution = as_distribution(prior)
+    if not has_real_support(distribution):
+        raise ValueError(
+            f"KanervaMachine: memory_prior {kind_of(distribution)} has the support {support_of(distribution)}; "
+            "expected all real matrices, because q(M) is Gaussian. Take a distribution on the real numbers, such as "
+            "LaplaceMemory."
+        )
+    remedy = "Put a narrow Normal in place of each value, for example a mixture of two Normals (spike and slab)."
+    check_no_atoms("memory_prior", distribution, remedy)
+    moment_matched_memory(prior)
+    return num_slots, code_size
+
+
 def check_address_prior(prior: dist.TorchDistribution, num_slots: int) -> None:
     """:raises ValueError: if the prior has another event shape than (K,), or is discrete and not one-hot."""
     shape = event_shape_of("address_prior", prior, rank=1)
@@ -44,9 +122,12 @@ def check_address_prior(prior: dist.TorchDistribution, num_slots: int) -> None:
         )
     if support_of(prior).is_discrete and not isinstance(prior, dist.OneHotCategorical):
         raise ValueError(
-            f"KanervaMachine: address_prior is {type(prior).__name__}, a discrete distribution that is not one-hot. "
+            f"KanervaMachine: address_prior is {kind_of(prior)}, a discrete distribution that is not one-hot. "
             "Use CategoricalAddress(num_slots) or a OneHotCategorical."
         )
+    if has_real_support(prior):
+        remedy = "Use CategoricalAddress for single slots, or a narrow Normal in place of each value (MixtureAddress)."
+        check_no_atoms("address_prior", prior, remedy)
 
 
 def warn_of_equal_slots(memory_prior: Prior) -> None:
@@ -59,6 +140,20 @@ def warn_of_equal_slots(memory_prior: Prior) -> None:
             "LaplaceMemory(num_slots, code_size), or pass Surrogate(prior, GaussianMemory(num_slots, code_size)).",
             stacklevel=3,
         )
+
+
+def check_write_result(result: object) -> None:
+    """:raises ValueError: if a writer returned anything but a WriteResult of a MatrixNormal and a tensor."""
+    remedy = "Return WriteResult(memory, addresses) with memory, a MatrixNormal, and addresses, a tensor (B, T, K)."
+    if not isinstance(result, WriteResult):
+        raise ValueError(f"The writer returned {describe(result)}; expected a WriteResult. {remedy}")
+    if not isinstance(result.memory, MatrixNormal) or result.memory.scale_tril_column is not None:
+        raise ValueError(
+            f"The writer returned as memory {describe(result.memory)}; expected a MatrixNormal with "
+            f"scale_tril_column=None. {remedy}"
+        )
+    if not isinstance(result.addresses, Tensor):
+        raise ValueError(f"The writer returned as addresses {describe(result.addresses)}; expected a tensor. {remedy}")
 
 
 def check_support(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> None:
@@ -76,11 +171,18 @@ def check_support(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> N
 def call_network(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor, remedy: str) -> Tensor:
     """The output of a network in the dtype of its inputs, also under autocast; its failure is a ``ValueError``."""
     try:
-        return network(inputs).to(inputs.dtype)
-    except (RuntimeError, ValueError) as error:
+        output = network(inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"The {name} failed on a tensor of shape {tuple(inputs.shape)} and dtype {inputs.dtype}: {error}. {remedy}"
         ) from error
+    check_tensor(f"The {name}", output, f"a tensor whose first dimension is {len(inputs)}")
+    if output.shape[:1] != inputs.shape[:1]:
+        raise ValueError(
+            f"The {name} returned shape {tuple(output.shape)} for a tensor of shape {tuple(inputs.shape)}; expected "
+            f"{len(inputs)} rows, one for each input. {remedy}"
+        )
+    return output.to(inputs.dtype)
 
 
 def check_patterns(
@@ -116,6 +218,8 @@ def check_patterns(
 
 def with_episodes(patterns: Tensor, label: str, event_shape: tuple[int, ...] | None) -> Tensor:
     """``patterns`` as (B, T) + E, with their shape checked and nothing else."""
+    if not isinstance(patterns, Tensor):
+        raise ValueError(f"{label} are {describe(patterns)}; expected a tensor. Convert them with torch.as_tensor().")
     shape = tuple(patterns.shape)
     if event_shape is None:
         if len(shape) < 3:

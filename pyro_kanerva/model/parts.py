@@ -1,12 +1,13 @@
 """The parts of a Kanerva machine, called and checked: what a memory, a query or an evaluation needs of a machine."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva._checks import check_positive, checks_values
+from pyro_kanerva._checks import check_distribution, check_positive, checks_values
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_kanerva.model import checks
@@ -21,7 +22,7 @@ _DIVERGED = "If training diverged, lower the learning rate and resume from an ea
 
 class Parts(nn.Module):
     """Encoder, decoder, priors, likelihood, writer, reader and code noise; the arguments are those of
-    :class:`~pyro_kanerva.KanervaMachine`.
+    :class:`~pyro_kanerva.KanervaMachine`, without ``name``, which goes to the next base class.
     """
 
     def __init__(
@@ -36,20 +37,33 @@ class Parts(nn.Module):
         reader: Reader | None = None,
         code_posterior: Callable[[Tensor], dist.TorchDistribution] | None = None,
         code_scale: float = 1.0,
+        **base: Any,
     ) -> None:
-        super().__init__()
         check_positive("KanervaMachine", code_scale=code_scale)
-        self.num_slots, self.code_size = checks.event_shape_of("memory_prior", memory_prior, rank=2)
-        address_prior = GaussianAddress(self.num_slots) if address_prior is None else address_prior
-        checks.check_address_prior(as_distribution(address_prior), self.num_slots)
+        num_slots, code_size = checks.check_memory_prior(memory_prior)
+        address_prior = GaussianAddress(num_slots) if address_prior is None else address_prior
+        checks.check_address_prior(checks.prior_distribution("address_prior", address_prior), num_slots)
+        likelihood = BernoulliLikelihood() if likelihood is None else likelihood
+        reader = reader_for(as_distribution(address_prior)) if reader is None else reader
+        writer = writer_for(address_prior) if writer is None else writer
+        for name, part in (
+            ("encoder", encoder),
+            ("decoder", decoder),
+            ("likelihood", likelihood),
+            ("writer", writer),
+            ("reader", reader),
+        ):
+            checks.check_callable(name, part)
+        if code_posterior is not None:
+            checks.check_callable("code_posterior", code_posterior)
+        if num_slots > 1 and needs_distinct_slots(writer):
+            checks.warn_of_equal_slots(memory_prior)
+        super().__init__(**base)  # after the checks: a machine that is refused does not take its name
+        self.num_slots, self.code_size = num_slots, code_size
         self.encoder, self.decoder = encoder, decoder
         self.memory_prior, self.address_prior = memory_prior, address_prior
-        self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
-        self.writer = writer_for(address_prior) if writer is None else writer
-        self.reader = reader_for(as_distribution(address_prior)) if reader is None else reader
-        self.code_posterior = code_posterior
-        if self.num_slots > 1 and needs_distinct_slots(self.writer):
-            checks.warn_of_equal_slots(memory_prior)
+        self.likelihood, self.code_posterior = likelihood, code_posterior
+        self.writer, self.reader = writer, reader
         self.log_code_scale = nn.Parameter(torch.tensor(float(code_scale)).log())
 
     @property
@@ -91,6 +105,9 @@ class Parts(nn.Module):
     def likelihood_of(self, output: Tensor, expected: tuple[int, ...]) -> dist.TorchDistribution:
         """The distribution of entries for the decoder's ``output``; raises unless its shape is ``expected``."""
         entries = self.likelihood(output)
+        check_distribution("The likelihood", entries, "a Pyro distribution of the entries of the patterns")
+        while isinstance(entries, dist.Independent):  # a user may have declared event dimensions
+            entries = entries.base_dist
         shape = tuple(entries.batch_shape + entries.event_shape)
         if shape != expected:
             raise ValueError(f"Decoder and likelihood give shape {shape}; expected {expected}, that of the patterns.")
@@ -102,11 +119,14 @@ class Parts(nn.Module):
         :raises ValueError: if the decoder cannot take codes of this size or returns NaN or infinite values, or if the
             likelihood of its output is not one of patterns of ``event_shape``.
         """
+        entries = self._entries(codes, event_shape)
+        return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
+
+    def _entries(self, codes: Tensor, event_shape: tuple[int, ...]) -> dist.TorchDistribution:
         output = self.decoder_output(codes)
         if checks_values() and not bool(output.isfinite().all()):
             raise ValueError(f"The decoder returned NaN or infinite values. {_DIVERGED}")
-        entries = self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
-        return entries.to_event(len(entries.batch_shape) - (codes.dim() - 1))
+        return self.likelihood_of(output, (*codes.shape[:-1], *event_shape))
 
     def predict(
         self, address: Tensor, matrix: Tensor, event_shape: tuple[int, ...] | None = None, *, sample_code: bool = False
@@ -129,7 +149,7 @@ class Parts(nn.Module):
         code = self.code(address, matrix)
         if sample_code and self.code_posterior is not None:
             code = self.code_prior(code).sample()
-        return self.decode(code, shape).base_dist
+        return self._entries(code, shape)
 
     def code_prior(self, loc: Tensor) -> dist.TorchDistribution:
         """``p(z | w, M) = Normal(M^T w, sigma^2 I)`` at means ``loc`` (..., C), where codes are latent."""
@@ -166,6 +186,7 @@ class Parts(nn.Module):
                 "machine: build it anew. A stored memory is moved by memory.to()."
             )
         result = self.writer(codes, gaussian, self.code_scale)
+        checks.check_write_result(result)
         shapes = tuple(result.memory.batch_shape), tuple(result.memory.event_shape), tuple(result.addresses.shape)
         batch, expected = tuple(codes.shape[:-2]), (self.num_slots, self.code_size)
         if shapes != (batch, expected, (*codes.shape[:-1], self.num_slots)):
@@ -183,6 +204,7 @@ class Parts(nn.Module):
         """
         prior = as_distribution(self.address_prior)
         result = self.reader(codes, matrix, prior, self.code_scale)
+        check_distribution("The reader", result, "q(w | x, M), a Pyro distribution of addresses")
         checks.check_support(result, prior)
         batch = torch.broadcast_shapes(codes.shape[:-2], matrix.shape[:-2]) + codes.shape[-2:-1]
         if (result.batch_shape, result.event_shape) != (batch, (self.num_slots,)):
@@ -200,6 +222,7 @@ class Parts(nn.Module):
         """
         assert self.code_posterior is not None
         result = self.code_posterior(codes)
+        check_distribution("code_posterior", result, "q(z | x), a Pyro distribution of codes")
         if (result.batch_shape, result.event_shape) != (codes.shape[:-1], codes.shape[-1:]):
             raise ValueError(
                 f"code_posterior returned batch and event shape {tuple(result.batch_shape)}, "

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import kind_of
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.priors.base import HasSurrogate, Prior, as_distribution
 
@@ -21,7 +22,7 @@ def _moments(name: str, prior: dist.TorchDistribution, remedy: str) -> tuple[Ten
     mean, variance = finite_moment(prior, "mean"), finite_moment(prior, "variance")
     if mean is None or variance is None:
         raise ValueError(
-            f"The {name} prior {type(prior).__name__} has no finite mean and variance, so no Gaussian can be "
+            f"The {name} prior {kind_of(prior)} has no finite mean and variance, so no Gaussian can be "
             f"matched to it for writing and reading. {remedy}"
         )
     return mean, variance

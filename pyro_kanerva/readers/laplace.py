@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import address_precision, code_information, precision_to_scale_tril
+from pyro_kanerva.distributions import JitNormal
 from pyro_kanerva.priors import Coordinates, real_coordinates
 
 
@@ -66,7 +67,7 @@ class LaplaceReader(nn.Module):
             center = _covariance_times(factor, projected)
         for _ in range(self.num_steps):
             center, factor = self._step(coordinates, center, factor, information, projected)
-        q = dist.MultivariateNormal(center, scale_tril=factor, validate_args=False)
+        q = JitNormal(center, scale_tril=factor, validate_args=False)
         if coordinates.transform is None:
             return q
         return dist.TransformedDistribution(q, [coordinates.transform], validate_args=False)

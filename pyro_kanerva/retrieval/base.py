@@ -1,13 +1,15 @@
 """What a query is given, and what it returns."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pyro_kanerva._checks import describe
 from pyro_kanerva._repr import field_rows, is_image, picture, short_repr, table
 from pyro_kanerva.priors import Coordinates
 
 
+@runtime_checkable
 class Energy(Protocol):
     """How the address enters the free energy that a query lowers.
 
@@ -25,6 +27,15 @@ class Energy(Protocol):
         """The term of the address in nats, (B, Q); ``points`` (S, B, Q, n) are coordinates around their mean."""
 
 
+def check_energy(energy: object) -> None:
+    """:raises ValueError: if ``energy`` is not an energy."""
+    if isinstance(energy, type) or not isinstance(energy, Energy):
+        raise ValueError(
+            f"query(): energy is {describe(energy)}; expected PointEnergy(), VariationalEnergy(), or an object with "
+            "the methods deviations and address_term."
+        )
+
+
 @short_repr
 class Retrieval(NamedTuple):
     """The path of a query of S steps, for B memories with Q cues each.
@@ -33,13 +44,16 @@ class Retrieval(NamedTuple):
     never rises along dim 0. ``address`` (S + 1, B, Q, K): the mean of q(w), or the point w. ``converged`` (B, Q),
     bool: in the last step no entry changed, or the energy fell by at most the tolerance; False if a
     trial gave NaN or infinite values and the energy has not fallen since. A converged query stops once its energy
-    falls by at most 0.01 nats, or the tolerance.
+    falls by at most 0.01 nats, or the tolerance. ``level`` (B, Q): with the channel
+    :class:`~pyro_kanerva.UnknownLevel` its estimate at the last address, the level p of the damage, or the ``scale`` of
+    ``GaussianNoise``; None with every other channel.
     """
 
     patterns: Tensor
     energy: Tensor
     address: Tensor
     converged: Tensor
+    level: Tensor | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks: the first cues of the first memory, before and after the query."""

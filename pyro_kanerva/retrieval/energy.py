@@ -17,8 +17,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_tensor
 from pyro_kanerva._precision import autocast_off, full_precision
-from pyro_kanerva.channels import Channel, resolve
+from pyro_kanerva.channels import Channel, UnknownLevel, check_entries, log_evidence_of, posterior_of, resolve
 from pyro_kanerva.distributions import GaussianMixture
 from pyro_kanerva.distributions.divergence import divergence
 from pyro_kanerva.likelihoods import expected_and_mode, joint_mode
@@ -89,9 +90,10 @@ def cue_log_evidence(
     :param observed: bool, of the shape of the cues; under a channel False entries count 0, without one it is ignored.
     """
     if channel is None:
+        check_entries(prediction)
         entries = prediction.log_prob(values)
     else:
-        entries = torch.where(observed, channel.log_evidence(values, prediction), 0.0)
+        entries = torch.where(observed, log_evidence_of(channel, values, prediction), 0.0)
     return entries.flatten(3).sum(-1)
 
 
@@ -142,7 +144,15 @@ class QueryEnergy:
     @cached_property
     def deviations(self) -> Tensor:
         """Where V is evaluated, relative to a point, (S, B, Q, n)."""
-        return self.energy.deviations(self.scale_tril, self.cues.shape[1])
+        result = self.energy.deviations(self.scale_tril, self.cues.shape[1])
+        label = f"The energy {type(self.energy).__name__}: deviations()"
+        shape = (*self.cues.shape[:2], self.coordinates.size)
+        check_tensor(label, result, f"a tensor (S,) + {shape}, or broadcastable to it")
+        if result.dim() != 4 or any(size not in (1, full) for size, full in zip(result.shape[1:], shape, strict=True)):
+            raise ValueError(
+                f"{label} returned shape {tuple(result.shape)}; expected (S,) + {shape}, or a 1 for a size."
+            )
+        return result
 
     def center(self) -> Tensor:
         """The point (n,) of an address in the middle of the prior."""
@@ -169,13 +179,23 @@ class QueryEnergy:
             output = outputs[:, index].unsqueeze(1).expand(*shape[1:3], *outputs.shape[2:])
             prediction = self.parts.likelihood_of(output.unsqueeze(0), shape)
             channel = self._known_channel(prediction)
-            entries = prediction.log_prob(self.cues) if channel is None else channel.log_evidence(self.cues, prediction)
+            check_entries(prediction)
+            entries = (
+                prediction.log_prob(self.cues) if channel is None else log_evidence_of(channel, self.cues, prediction)
+            )
             log_evidence = torch.where(self.observed, entries, 0.0).flatten(3).sum(-1).squeeze(0)
             scores.append(log_evidence + self.prior.log_prob(means[index]))
         return means[torch.stack(scores).argmax(0)]
 
     def _address_term(self, points: Tensor) -> Tensor:
-        return self.energy.address_term(points, self.scale_tril, self.coordinates)
+        result = self.energy.address_term(points, self.scale_tril, self.coordinates)
+        label = f"The energy {type(self.energy).__name__}: address_term()"
+        check_tensor(label, result, f"nats, a tensor {tuple(points.shape[1:3])}")
+        if result.shape != points.shape[1:3]:
+            raise ValueError(
+                f"{label} returned shape {tuple(result.shape)}; expected {tuple(points.shape[1:3])}, nats."
+            )
+        return result
 
     def _decode(self, points: Tensor, active: Tensor) -> Tensor:
         """The decoder's output for ``active`` queries at points (S, B, Q, n): (S, number) + its shape."""
@@ -189,8 +209,19 @@ class QueryEnergy:
         """The channel at its most likely level for each cue."""
         if self.channel is None:
             return None
-        dims = (0, *range(3, 1 + self.cues.dim()))  # of a prediction (S, B, Q) + E: one level for each query
-        return resolve(self.channel, self.cues, prediction, self.observed, dims)
+        return resolve(self.channel, self.cues, prediction, self.observed, self._level_dims)
+
+    @property
+    def _level_dims(self) -> tuple[int, ...]:
+        return (0, *range(3, 1 + self.cues.dim()))  # of a prediction (S, B, Q) + E: one level for each query
+
+    def level(self, point: Tensor) -> Tensor | None:
+        """The most likely level (B, Q) of an :class:`UnknownLevel` at ``point`` (B, Q, n); None for other channels."""
+        if not isinstance(self.channel, UnknownLevel):
+            return None
+        everyone = torch.ones(self.cues.shape[:2], dtype=torch.bool, device=self.cues.device)
+        prediction = self._predict(point + self.deviations, everyone)
+        return self.channel.estimate(self.cues, prediction, self.observed, self._level_dims).reshape(everyone.shape)
 
     def at(self, address: Tensor) -> Tensor:
         """The point energy (B, Q) of addresses (B, Q, K), differentiable. Without a channel its x is the cue."""
@@ -219,7 +250,7 @@ class QueryEnergy:
             else:
                 log_evidence = next_log_evidence = cue_log_evidence(self.cues, prediction, channel, self.observed)
                 with torch.no_grad():
-                    posterior = expected_and_mode(channel.posterior(self.cues, prediction))
+                    posterior = expected_and_mode(posterior_of(channel, self.cues, prediction))
                     unseen = expected_and_mode(prediction)
                     expected, mode = (torch.where(self.observed, *pair) for pair in zip(posterior, unseen, strict=True))
             energy, next_energy = (address_term - term.mean(0) for term in (log_evidence, next_log_evidence))

@@ -14,7 +14,7 @@ from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.channels import Channel
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
-from pyro_kanerva.retrieval.base import Energy, Retrieval
+from pyro_kanerva.retrieval.base import Energy, Retrieval, check_energy
 from pyro_kanerva.retrieval.descent import AttractorStep, ChannelStep, Descent, like
 from pyro_kanerva.retrieval.energy import QueryEnergy
 from pyro_kanerva.retrieval.slots import SlotEnergy, SlotStep
@@ -27,6 +27,7 @@ def query_energy(
     parts: Parts, matrix: Tensor, cues: Tensor, channel: Channel | None, observed: Tensor | None, energy: Energy
 ) -> QueryEnergy:
     """The energy of cues (B, Q) + E in M (B, K, C): over slots for one-hot addresses, else over real coordinates."""
+    check_energy(energy)
     # tensors of inference mode have no gradients, but their clones do
     matrix, cues = (tensor.clone() if tensor.is_inference() else tensor for tensor in (matrix, cues))
     observed = None if observed is None else check_observed(observed, cues)
@@ -73,7 +74,8 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
                 done &= function.observed.flatten(2).all(-1)
             active &= ~done
         address = function.coordinates.address(torch.stack(points))
-        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
+        level = function.level(descent.state.point)
+        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged, level)
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:

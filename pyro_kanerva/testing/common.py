@@ -1,13 +1,15 @@
 """Helpers of the checks: fail with a message, compare samples, and restore global state."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
+
+from pyro_kanerva._checks import describe
 
 
 def check(condition: object, name: str, expected: str, found: object, remedy: str) -> None:
@@ -17,6 +19,30 @@ def check(condition: object, name: str, expected: str, found: object, remedy: st
 
 def name_of(part: object) -> str:
     return getattr(part, "__name__", type(part).__name__)
+
+
+def new_part(build: Callable[[], Any]) -> Any:
+    """What ``build`` returns, which must be a distribution, or can be called."""
+    remedy = "Pass a function that builds the part, for example lambda: MyPart(...)."
+    check(callable(build), name_of(build), "build, a callable without arguments", describe(build), remedy)
+    try:
+        part = build()
+    except TypeError as error:
+        raise AssertionError(
+            f"{name_of(build)}: expected build(), without arguments, to return a new part; found {error}. {remedy}"
+        ) from error
+    is_part = callable(part) or isinstance(part, torch.distributions.Distribution)
+    check(is_part, name_of(build), "build() to return a module, a function or a distribution", describe(part), remedy)
+    return part
+
+
+@contextmanager
+def refused(name: str) -> Iterator[None]:
+    """Report what a machine says of a part as a failure of the part ``name``."""
+    try:
+        yield
+    except ValueError as error:
+        raise AssertionError(f"{name}: expected a part that a machine takes; found an error. {error}") from error
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from pyro_kanerva.testing.common import (
     has_float_tensors,
     isolated,
     name_of,
+    new_part,
+    refused,
 )
 
 Build = Callable[..., Any]
@@ -60,7 +62,8 @@ def check_machine(build: Callable[[], KanervaMachine]) -> None:
     :raises AssertionError: if a check fails.
     """
     with isolated():
-        check_assembled(name_of(build()), build, lambda machine: machine)
+        name = name_of(new_part(build))
+        check_assembled(name, build, lambda machine: machine)
 
 
 def small_machine(
@@ -82,8 +85,9 @@ def check_assembled(name: str, build: Build, assemble: Assemble) -> None:
     shape = machine.event_shape
     check(shape is not None, name, "an encoder with an event_shape", "none", "Set that attribute.")
     codes = torch.randn(2 * 5, machine.code_size)
-    with torch.no_grad():
+    with torch.no_grad(), refused(name):
         patterns = machine.decode(codes, shape or ()).sample().to(codes.dtype)
+        machine.bound(patterns.unsqueeze(0))
     patterns = patterns.reshape(2, 5, *patterns.shape[1:])
     _check_sites(name, machine, patterns)
     _check_training(name, build, assemble, patterns)

@@ -8,10 +8,23 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_kanerva._checks import check_distribution
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.model.checks import check_address_prior as check_address
+from pyro_kanerva.model.checks import check_memory_prior as check_memory
+from pyro_kanerva.model.checks import check_write_result, prior_distribution
 from pyro_kanerva.priors import GaussianAddress, GaussianMemory, Prior, as_distribution
-from pyro_kanerva.testing.common import check, converted, has_float_tensors, in_float64, isolated, name_of
+from pyro_kanerva.testing.common import (
+    check,
+    converted,
+    has_float_tensors,
+    in_float64,
+    isolated,
+    name_of,
+    new_part,
+    refused,
+)
 from pyro_kanerva.testing.density import check_density
 from pyro_kanerva.testing.machine import check_assembled, small_machine
 from pyro_kanerva.writers import WriteResult
@@ -20,11 +33,17 @@ Build = Callable[[], Any]
 
 
 def _check_prior(name: str, prior: Prior, event_shape: tuple[int, ...]) -> None:
-    """Check shapes, ``expand``, and the density."""
-    distribution = as_distribution(prior)
+    """Check what it returns, shapes, ``expand``, and the density."""
+    with refused(name):
+        distribution = prior_distribution("prior", prior)
     shapes = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     remedy = f"Declare event dimensions with .to_event({len(event_shape)}), and leave the batch to the plates."
     check(shapes == ((), event_shape), name, f"batch and event shape (), {event_shape}", shapes, remedy)
+    with refused(name):
+        if len(event_shape) == 2:
+            check_memory(prior)
+        else:
+            check_address(distribution, *event_shape)
     remedy = "Return a new distribution from expand(batch_shape), whose sample() and log_prob() have that batch."
     try:
         batched = distribution.expand((3, 4))
@@ -59,7 +78,7 @@ def check_memory_prior(build: Build, *, num_slots: int = 6, code_size: int = 10)
     :raises AssertionError: if a check fails.
     """
     with isolated():
-        _check_prior(name_of(build()), build(), (num_slots, code_size))
+        _check_prior(name_of(new_part(build)), build(), (num_slots, code_size))
         default = GaussianMemory(num_slots, code_size)
         _check_swap(build, "memory", small_machine(num_slots, code_size, memory_prior=build()), default)
         check_assembled(name_of(build()), build, lambda part: small_machine(num_slots, code_size, memory_prior=part))
@@ -71,7 +90,7 @@ def check_address_prior(build: Build, *, num_slots: int = 6, code_size: int = 10
     :raises AssertionError: if a check fails.
     """
     with isolated():
-        _check_prior(name_of(build()), build(), (num_slots,))
+        _check_prior(name_of(new_part(build)), build(), (num_slots,))
         machine = small_machine(num_slots, code_size, address_prior=build())
         _check_swap(build, "address", machine, GaussianAddress(num_slots))
         check_assembled(name_of(build()), build, lambda part: small_machine(num_slots, code_size, address_prior=part))
@@ -114,8 +133,10 @@ def check_likelihood(
     """
     shape = output_shape if event_shape is None else event_shape
     with isolated():
-        name, likelihood = name_of(build()), build()
-        entries = likelihood(torch.randn(7, *output_shape))
+        likelihood = new_part(build)
+        name, entries = name_of(likelihood), likelihood(torch.randn(7, *output_shape))
+        with refused(name):
+            check_distribution("The likelihood", entries, "a Pyro distribution of the entries")
         found = tuple(entries.batch_shape + entries.event_shape)
         remedy = "Return one distribution for each entry; for other patterns, pass their event_shape."
         check(found == (7, *shape), name, f"batch and event shape together {(7, *shape)}", found, remedy)
@@ -158,9 +179,12 @@ def check_writer(
     :raises AssertionError: if a check fails.
     """
     with isolated():
-        name, writer, scale = name_of(build()), build(), torch.tensor(0.7)
+        writer, scale = new_part(build), torch.tensor(0.7)
+        name = name_of(writer)
         prior, codes = GaussianMemory(num_slots, code_size)(), torch.randn(3, 5, code_size, requires_grad=True)
         result = writer(codes, prior, scale)
+        with refused(name):
+            check_write_result(result)
         shapes = {
             "memory batch shape": (tuple(result.memory.batch_shape), (3,)),
             "memory event shape": (tuple(result.memory.event_shape), (num_slots, code_size)),
@@ -210,12 +234,15 @@ def check_reader(
     :raises AssertionError: if a check fails.
     """
     with isolated():
-        name, reader, scale = name_of(build()), build(), torch.tensor(0.7)
+        reader, scale = new_part(build), torch.tensor(0.7)
+        name = name_of(reader)
         prior = as_distribution(_fresh(address_prior, num_slots))
         codes = torch.randn(3, 5, code_size, requires_grad=True)
         matrices = torch.randn(4, 3, num_slots, code_size) / 2  # (particles, episodes, K, C)
         for matrix, batch in ((matrices[0], (3, 5)), (matrices, (4, 3, 5))):
             result = reader(codes, matrix, prior, scale)
+            with refused(name):
+                check_distribution("The reader", result, "q(w | x, M), a Pyro distribution of addresses")
             found = tuple(result.batch_shape), tuple(result.event_shape)
             what = f"batch and event shape {(batch, (num_slots,))} for codes (3, 5, {code_size})"
             remedy = "Broadcast the leading dimensions of codes and memory: particles come on the left of the memory."

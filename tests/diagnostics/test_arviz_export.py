@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import known_memory_machine, small_machine
+from pyro import poutine
 from pyro.infer import MCMC, NUTS
 
-from pyro_kanerva import Flip
+from pyro_kanerva import Flip, UnknownLevel
 from pyro_kanerva.diagnostics import bound_data, guide_data, khat, mcmc_data, retrieval_data
 
 SLOTS, SIZE, NOISE = 3, 4, 0.6
@@ -79,6 +80,9 @@ def test_mcmc_data():
     assert torch.equal(values(data, "posterior", "address")[0], samples["address"])
     assert data["sample_stats"]["diverging"].dims == ("chain", "draw")
     assert data["observed_data"]["patterns"].shape == (2, 4, 3)
+    assert data["log_likelihood"]["patterns"].dims == ("chain", "draw", "episode", "pattern")
+    expected = machine.decode(samples["address"] @ samples["memory"].squeeze(2), (3,)).log_prob(x)
+    torch.testing.assert_close(values(data, "log_likelihood", "patterns")[0], expected.detach())
     with pytest.raises(ValueError, match=r"expected \(chains, draws, 1, .* for 1 episodes of 4 patterns"):
         mcmc_data(mcmc, x[:1])
 
@@ -86,8 +90,9 @@ def test_mcmc_data():
 class Chains:
     """The part of an MCMC with two chains that mcmc_data() uses."""
 
-    def __init__(self, samples, divergences):
+    def __init__(self, samples, divergences, model):
         self.samples, self.divergences = samples, divergences
+        self.kernel = types.SimpleNamespace(model=model)
 
     def get_samples(self, group_by_chain):
         assert group_by_chain
@@ -97,15 +102,51 @@ class Chains:
         return {"divergences": self.divergences} if self.divergences else {}
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")  # of equal log likelihoods
+def test_loo_of_nuts():
+    """One-hot addresses are summed out, in the run and in the log likelihood. Of a known memory, the patterns are
+    independent, and loo is log p(x | M)."""
+    probs = torch.tensor([0.2, 0.3, 0.5]).double()
+    machine, matrix = known_memory_machine(SLOTS, SIZE, NOISE, address_prior=dist.OneHotCategorical(probs))
+    x = machine.model(None, num_patterns=5).detach()
+    mcmc = MCMC(NUTS(machine.model), num_samples=20, warmup_steps=20, disable_progbar=True)
+    mcmc.run(x)
+    data = mcmc_data(mcmc, x)
+    assert set(data["posterior"].data_vars) == {"memory"}
+    mixture = dist.MixtureSameFamily(dist.Categorical(probs), dist.Normal(matrix, NOISE).to_event(1))
+    expected = mixture.log_prob(x)
+    torch.testing.assert_close(values(data, "log_likelihood", "patterns")[0, -1], expected, rtol=1e-3, atol=0)
+    found = az.loo(data, pointwise=True)
+    assert found.elpd_loo == pytest.approx(expected.sum().item(), rel=1e-3)
+    assert found.loo_i.dims == ("episode", "pattern")
+    assert az.waic(data).elpd_waic == pytest.approx(expected.sum().item(), rel=1e-3)
+
+
+def test_loo_of_exact_draws():
+    """Of a known memory the addresses are independent, and leaving a pattern out leaves the prior of its address."""
+    machine, matrix = known_memory_machine(SLOTS, SIZE, 5.0)  # much noise, so that loo is reliable
+    x = machine.model(None, num_patterns=5).detach()
+    draws = machine.read_codes(x, matrix).sample((4, 2000))
+    samples = {"memory": matrix.expand(4, 2000, 1, 1, SLOTS, SIZE), "address": draws}
+    found = az.loo(mcmc_data(Chains(samples, {}, machine.model), x), pointwise=True)
+    covariance = matrix.mT @ matrix + 25 * torch.eye(SIZE).double()
+    exact = dist.MultivariateNormal(torch.zeros(SIZE).double(), covariance).log_prob(x)
+    assert (found.pareto_k < 0.7).all()
+    torch.testing.assert_close(torch.as_tensor(found.loo_i.values), exact, rtol=0, atol=0.1)
+
+
 def test_mcmc_data_of_chains():
     samples = {"memory": torch.randn(2, 9, 3, 1, 5, 2), "address": torch.randn(2, 9, 3, 4, 5)}
-    x = torch.zeros(3, 4, 7)
-    data = mcmc_data(Chains(samples, {"chain 0": [], "chain 1": [3, 8]}), x)
+    x, model = torch.zeros(3, 4, 7), small_machine((7,), 5, 2).model
+    data = mcmc_data(Chains(samples, {"chain 0": [], "chain 1": [3, 8]}, model), x)
+    assert data["log_likelihood"]["patterns"].shape == (2, 9, 3, 4)
     assert np.argwhere(data["sample_stats"]["diverging"].values).tolist() == [[1, 3], [1, 8]]
     assert torch.equal(values(data, "posterior", "memory"), samples["memory"].squeeze(3))
-    assert "sample_stats" not in mcmc_data(Chains(samples, {}), x).groups()
+    assert "sample_stats" not in mcmc_data(Chains(samples, {}, model), x).groups()
     with pytest.raises(ValueError, match=r"sites \['z'\]; expected \"memory\""):
-        mcmc_data(Chains({"z": torch.zeros(2, 9)}, {}), x)
+        mcmc_data(Chains({"z": torch.zeros(2, 9)}, {}, model), x)
+    with pytest.raises(ValueError, match=r'expected an observed site "pattern" for the log likelihood'):
+        mcmc_data(Chains(samples, {}, poutine.uncondition(model)), x)
 
 
 def test_retrieval_and_bound_data(make_machine, patterns):
@@ -116,6 +157,10 @@ def test_retrieval_and_bound_data(make_machine, patterns):
     assert data["address"].dims == ("step", "episode", "pattern", "slot")
     assert data["patterns"].dims == ("step", "episode", "pattern", "event_0", "event_1", "event_2")
     assert data["converged"].dims == ("episode", "pattern")
+    assert "level" not in data
+    retrieval = machine.write(patterns).query(Flip(0.2)(patterns), num_steps=4, channel=UnknownLevel(Flip(0.2)))
+    data = retrieval_data(retrieval)["constant_data"]
+    assert data["level"].dims == ("episode", "pattern")
     for name, expected in retrieval._asdict().items():
         assert torch.equal(torch.as_tensor(np.array(data[name])), expected), name
     bound = machine.bound(patterns)

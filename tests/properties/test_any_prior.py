@@ -260,8 +260,8 @@ def test_the_rest_of_a_memory(trained, name, tmp_path):
     loaded = Memory.load(tmp_path / "memory.pt", machine)
     assert torch.equal(loaded.read(patterns), twice.read(patterns))
     for one, other in zip(
-        loaded.query(patterns, num_steps=3, channel=Flip(0.1)),
-        twice.query(patterns, num_steps=3, channel=Flip(0.1)),
+        loaded.query(patterns, num_steps=3, channel=UnknownLevel(Flip(0.1))),
+        twice.query(patterns, num_steps=3, channel=UnknownLevel(Flip(0.1))),
         strict=True,
     ):
         assert torch.equal(one, other)

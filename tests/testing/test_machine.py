@@ -14,7 +14,8 @@ K, C = 6, 10
 
 def machine(make=pk.KanervaMachine, **parts):
     parts.setdefault("memory_prior", pk.GaussianMemory(K, C))
-    return make(pk.MLPEncoder((3,), C, 16), pk.MLPDecoder(C, (3,), 16), **parts)
+    parts = {"encoder": pk.MLPEncoder((3,), C, 16), "decoder": pk.MLPDecoder(C, (3,), 16)} | parts
+    return make(**parts)
 
 
 @pytest.mark.parametrize("make", [pk.KanervaMachine, pk.kanerva_2018])
@@ -39,8 +40,14 @@ class CenteredReader(pk.ExactReader):
             lambda: pk.KanervaMachine(nn.Linear(3, C), nn.Linear(C, 3), memory_prior=pk.GaussianMemory(K, C)),
             "event_shape",
         ),
+        (
+            lambda: machine(encoder=type("Pair", (), {"event_shape": (3,), "__call__": lambda self, x: (x, x)})()),
+            r"encoder returned a tuple of \(Tensor, Tensor\); expected a tensor",
+        ),
+        (lambda: machine(decoder=lambda z: None), "decoder returned None; expected a tensor"),
+        (lambda: machine(code_posterior=lambda z: z), "code_posterior returned a tensor"),
     ],
-    ids=["particles", "guide", "no event shape"],
+    ids=["particles", "guide", "no event shape", "encoder", "decoder", "code posterior"],
 )
 def test_broken_machines_are_caught(build, message):
     random = torch.get_rng_state()

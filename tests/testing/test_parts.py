@@ -373,6 +373,46 @@ BROKEN = {
         lambda: lambda logits: Weighted(logits=logits),
         r"probability exp\(log_prob\).*the frequency",
     ),
+    "a prior that samples": (
+        check_memory_prior,
+        lambda: lambda: dist.Normal(pyro.sample("loc", dist.Normal(torch.zeros(K, C), 1).to_event(2)), 1).to_event(2),
+        r"samples the sites \['loc'\].*Sum the variable out",
+    ),
+    "a prior of atoms": (
+        check_address_prior,
+        lambda: dist.Delta(torch.randn(K), event_dim=1),
+        "Delta: .*single values a positive probability",
+    ),
+    "a positive memory": (
+        check_memory_prior,
+        lambda: dist.HalfNormal(torch.ones(K, C)).to_event(2),
+        "HalfNormal has the support .*all real matrices",
+    ),
+    "a prior that returns nothing": (check_address_prior, lambda: lambda: None, "prior returned None; expected a Pyro"),
+    "a writer that returns a tuple": (
+        check_writer,
+        lambda: lambda codes, prior, scale: tuple(pk.OnlineWriter()(codes, prior, scale)[:2]),
+        r"writer returned a tuple of \(MatrixNormal, Tensor\); expected a WriteResult.*Return WriteResult",
+    ),
+    "a writer that returns nothing": (check_writer, lambda: lambda *a: None, "writer returned None; expected a WriteR"),
+    "a reader that returns a tensor": (
+        check_reader,
+        lambda: lambda codes, matrix, prior, scale: codes,
+        r"reader returned a tensor of shape .*expected q\(w \| x, M\)",
+    ),
+    "a likelihood that returns a tensor": (
+        check_likelihood,
+        lambda: lambda output: output,
+        "likelihood returned a tensor of shape .*Return a distribution of pyro.distributions",
+    ),
+    "a likelihood of torch": (
+        check_likelihood,
+        lambda: lambda output: torch.distributions.Normal(output, 1.0),
+        "returned Normal of torch.distributions",
+    ),
+    "not a builder": (check_writer, pk.OnlineWriter(), r"OnlineWriter: expected build\(\), without arguments.*lambda"),
+    "a builder of nothing": (check_reader, lambda: None, r"expected build\(\) to return a module.*found None"),
+    "no builder": (check_reader, 3, "expected build, a callable without arguments; found an object of type int"),
     "likelihood of another shape": (
         check_likelihood,
         lambda: lambda output: dist.Normal(output[..., :2], 1.0),
