@@ -2,7 +2,7 @@
 
 from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
-from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic, NoisyLevels
 from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
 from pyro_kanerva.distributions.shared_covariance import SharedCovarianceNormal
 
@@ -12,6 +12,7 @@ __all__ = [
     "GaussianMixture",
     "HorseshoeLike",
     "MatrixNormal",
+    "NoisyLevels",
     "SharedCovarianceNormal",
     "kl_matrix_normal",
 ]
