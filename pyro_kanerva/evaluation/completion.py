@@ -30,7 +30,7 @@ def evaluate_completion(
     errors: dict[str, list[Tensor]] = {}
     for patterns, memories in zip(batches, control_memories(machine, batches, "evaluate_completion()"), strict=True):
         cues = torch.where(hidden, 0.0, patterns)
-        metric = likelihood_metric(memories.right, patterns)
+        metric = likelihood_metric(machine, patterns)
         draws = memories.right.sample(cues, num_samples, burn_in=20, channel=occlusion, sample_memory=True).patterns
         query, other, empty = (memory.query(cues, channel=occlusion).patterns[-1] for memory in memories)
         recalled = {

@@ -15,6 +15,7 @@ from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation.curve import Curve, interval
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.memory import Memory
+from pyro_kanerva.model import Parts
 from pyro_kanerva.retrieval import Energy, Retrieval
 
 #: How patterns are compared: "wrong entries", a share; or "RMSE", in the units of the patterns.
@@ -155,7 +156,7 @@ def recall_errors(
     for index, (patterns, memories) in enumerate(batches):
         cues = damage(patterns, cue_generator(patterns, seed, index))
         retrievals = (memory.query(cues, num_steps=num_steps, channel=channel, energy=energy) for memory in memories)
-        metric = likelihood_metric(memories[0], patterns)
+        metric = likelihood_metric(memories[0].machine, patterns)
         parts.append([recall_error(patterns, retrieval, entries, metric) for retrieval in retrievals])
     return [_join(errors) for errors in zip(*parts, strict=True)]
 
@@ -167,10 +168,9 @@ def _join(parts: Sequence[RecallError]) -> RecallError:
 
 
 @torch.no_grad()
-def likelihood_metric(memory: Memory, patterns: Tensor) -> Metric:
-    """ "wrong entries" if the likelihood of the machine is of discrete entries, else "RMSE"."""
-    machine = memory.machine
-    entries = machine.decode(machine.encode(patterns[:1, :1]), memory.event_shape).base_dist
+def likelihood_metric(parts: Parts, patterns: Tensor) -> Metric:
+    """ "wrong entries" if the likelihood of patterns (B, T) + E has discrete entries, as Bernoulli; else "RMSE"."""
+    entries = parts.decode(parts.encode(patterns[:1, :1]), tuple(patterns.shape[2:])).base_dist
     return "wrong entries" if entries.support.is_discrete else "RMSE"
 
 
