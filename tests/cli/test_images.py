@@ -119,6 +119,23 @@ def test_runs_of_earlier_versions_open(binary_run):
     assert train(config["data"], binary_run, "--resume", "--steps", "4") == 0
 
 
+def test_switches_of_another_run(tmp_path, capsys):
+    """--config and --resume keep color and inversion, which the command can take back."""
+    np.save(tmp_path / "color.npy", np.random.default_rng(0).integers(0, 180, (40, 6, 7, 3), np.uint8))
+    assert train(tmp_path / "color.npy", tmp_path / "one", "--color", "--invert") == 0
+    config = ["--config", str(tmp_path / "one" / "config.json"), *SIZES.split()]
+    assert main(["train", *config, "--run", str(tmp_path / "other")]) == 0
+    assert load_config(tmp_path / "other") == load_config(tmp_path / "one")
+    assert main(["train", *config, "--run", str(tmp_path / "third"), "--no-invert"]) == 0
+    assert load_config(tmp_path / "third") == {**load_config(tmp_path / "one"), "invert": False} | {
+        "data_digest": load_config(tmp_path / "third")["data_digest"]
+    }
+    assert main(["train", "--run", str(tmp_path / "one"), "--resume", "--steps", "4", "--recall-episodes", "2"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--run", str(tmp_path / "one"), "--resume", "--no-invert"]) == 1
+    assert "--invert was True, now False" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("color", [0, 255])
 def test_a_picture_of_ones_own(binary_run, tmp_path, capsys, color):
     """A drawing on a transparent ground, of twice the size: stored in place of the first image, and recalled."""

@@ -20,6 +20,7 @@ from pyro_kanerva.weights.files import _digest
 CONFIG = {
     "network": "linear", "width": 16, "code_size": 40, "slots": 5, "memory_scale": None, "address_prior": "mixture",
     "code_scale": 0.5, "seed": 3, "likelihood": "bernoulli", "color": False, "invert": False,
+    "writer": None,
 }  # fmt: skip
 SHAPE = (1, 6, 7)
 
@@ -47,7 +48,7 @@ def test_what_is_exported_comes_back(tmp_path, network, address_prior):
 
 
 def test_files_of_earlier_versions_are_of_binary_grey_images(tmp_path):
-    old = {name: value for name, value in CONFIG.items() if name not in ("likelihood", "color", "invert")}
+    old = {name: value for name, value in CONFIG.items() if name not in weights.ADDED_KEYS}
     export_machine(tmp_path / "machine", build_machine(CONFIG, SHAPE), old, SHAPE, {})
     assert isinstance(pk.pretrained(tmp_path / "machine").likelihood, pk.BernoulliLikelihood)
     assert pk.pretrained_card(tmp_path / "machine")["config"] == CONFIG
