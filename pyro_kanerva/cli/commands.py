@@ -19,7 +19,14 @@ from pyro_kanerva.cli import pictures, report
 from pyro_kanerva.cli.opening import DEFAULT_RUN, find_device, held_out_images, open_machine
 from pyro_kanerva.cli.options import RECIPES, arguments_of, flag, parser, read_config
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import RecallControl, control_memories, entry_error, likelihood_metric, recall_error
+from pyro_kanerva.evaluation import (
+    RecallControl,
+    control_memories,
+    entry_error,
+    error_text,
+    likelihood_metric,
+    recall_error,
+)
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.training import fit
 from pyro_kanerva.weights import MIXING_PRIORS, build_machine, export_machine
@@ -230,9 +237,9 @@ def _query(options: argparse.Namespace) -> None:
     metric = likelihood_metric(machine, patterns)
     control = RecallControl(*(recall_error(patterns, retrieval, hidden, metric) for retrieval in retrievals.values()))
     where = "" if hidden is None else f" of the hidden half ({options.occlude})"
-    print(f"{pictures.error_name(metric)}{where}: cue {pictures.error_text(control.right.cue, metric)}")
+    print(f"{pictures.error_name(metric)}{where}: cue {error_text(control.right.cue, metric)}")
     for name, error in control._asdict().items():
-        steps = (f"{n}: {pictures.error_text(e, metric)}" for n, e in enumerate(error.steps, 1))
+        steps = (f"{n}: {error_text(e, metric)}" for n, e in enumerate(error.steps, 1))
         print(f"  {name} memory: " + ", ".join(steps))
     print(f"memory gain, the error with the empty memory over that with the right one: {control.gain:.2f}")
     recalled = {f"{name} memory": retrieval.patterns[-1] for name, retrieval in retrievals.items()}
@@ -242,7 +249,7 @@ def _query(options: argparse.Namespace) -> None:
             name: entry_error(x[:, one], patterns[:, one], hidden, metric).item()
             for name, x in {"cue": cues, **recalled}.items()
         }
-        print(f"{path}: " + ", ".join(f"{name} {pictures.error_text(e, metric)}" for name, e in errors.items()))
+        print(f"{path}: " + ", ".join(f"{name} {error_text(e, metric)}" for name, e in errors.items()))
     ink = runs.is_binary(opened.config)
     picture = plotting.recall_comparison(patterns, cues, recalled, hidden=hidden, num_cues=12, ink=ink)
     print(f"picture: {report.save(picture, options.out or options.run / 'query.png')}")

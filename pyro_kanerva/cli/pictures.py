@@ -90,11 +90,6 @@ def half(side: str, shape: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def error_text(error: float, metric: str) -> str:
-    """An error in percent if it is a share of wrong entries, else a number."""
-    return f"{error:.2%}" if metric == "wrong entries" else f"{error:.4f}"
-
-
 def error_name(metric: str) -> str:
     """What an error of images is called."""
     return "wrong pixels" if metric == "wrong entries" else "RMSE"

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from pyro_kanerva import _files, evaluation, plotting
 from pyro_kanerva.channels import Channel, Damage, Flip, GaussianNoise, Occlusion, SaltAndPepper, UnknownLevel
-from pyro_kanerva.cli.pictures import error_name, error_text, half, legal_cues
+from pyro_kanerva.cli.pictures import error_name, half, legal_cues
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import Curve, RecallControl, RecallError
+from pyro_kanerva.evaluation import Curve, RecallControl, RecallError, error_text
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.plotting.style import Axes

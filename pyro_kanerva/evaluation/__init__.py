@@ -15,6 +15,7 @@ from pyro_kanerva.evaluation.recall import (
     Metric,
     RecallError,
     entry_error,
+    error_text,
     evaluate_recall,
     likelihood_metric,
     metric_of,
@@ -24,8 +25,8 @@ from pyro_kanerva.evaluation.recognition import ROC, evaluate_recognition, famil
 
 __all__ = [
     "ROC", "Attractors", "ControlMemories", "Curve", "Ends", "Metric", "RecallControl", "RecallError", "autoencoder",
-    "classify_ends", "control_memories", "entry_error", "evaluate_attractors", "evaluate_baselines", "evaluate_basins",
-    "evaluate_bound", "evaluate_capacity", "evaluate_completion", "evaluate_recall", "evaluate_recall_control",
-    "evaluate_recognition", "familiarity", "hopfield", "interval", "join", "likelihood_metric",
-    "metric_of", "nearest_pattern", "random_start", "recall_error", "roc",
+    "classify_ends", "control_memories", "entry_error", "error_text", "evaluate_attractors", "evaluate_baselines",
+    "evaluate_basins", "evaluate_bound", "evaluate_capacity", "evaluate_completion", "evaluate_recall",
+    "evaluate_recall_control", "evaluate_recognition", "familiarity", "hopfield", "interval", "join",
+    "likelihood_metric", "metric_of", "nearest_pattern", "random_start", "recall_error", "roc",
 ]  # fmt: skip

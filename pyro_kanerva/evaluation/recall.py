@@ -22,6 +22,11 @@ from pyro_kanerva.retrieval import Energy, Retrieval
 Metric = Literal["wrong entries", "RMSE"]
 
 
+def error_text(error: float, metric: Metric) -> str:
+    """A share of wrong entries in percent, an RMSE as a number."""
+    return f"{error:.2%}" if metric == "wrong entries" else f"{error:.4f}"
+
+
 class RecallError(NamedTuple):
     """The errors of recalled patterns.
 
@@ -54,8 +59,9 @@ class RecallError(NamedTuple):
     def __repr__(self) -> str:
         steps = {0: "cue", 1: "step 1", self.errors.shape[1] - 1: f"step {self.errors.shape[1] - 1}"}
         means = self.errors.mean(0).tolist()
-        shown = ", ".join(f"{steps[step]} {mean:.2%}" for step, mean in enumerate(means) if step in steps)
-        return f"RecallError({len(self.errors)} episodes: {shown}; never rose {self.never_rose:.2%})"
+        texts = (error_text(mean, self.metric) for mean in means)
+        shown = ", ".join(f"{steps[step]} {text}" for step, text in enumerate(texts) if step in steps)
+        return f"RecallError({len(self.errors)} episodes, {self.metric}: {shown}; never rose {self.never_rose:.2%})"
 
 
 def metric_of(patterns: Tensor) -> Metric:

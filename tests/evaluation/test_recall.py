@@ -75,6 +75,7 @@ def test_the_likelihood_decides_how_recall_is_measured():
     machine = small_machine((6,), likelihood=NormalLikelihood())
     control = evaluation.evaluate_recall_control(machine, [torch.randn(2, 4, 6)], noise, channel=noise, num_steps=1)
     assert {part.metric for part in control} == {"RMSE"}
+    assert f"RecallError(2 episodes, RMSE: cue {control.right.cue:.4f}, step 1 " in repr(control)
     assert control.right.cue == pytest.approx(0.3, abs=0.1)
     machine = small_machine((6,), output_shape=(6, 3), likelihood=CategoricalLikelihood(3))
     error = evaluate_recall(machine, [torch.randint(0, 3, (2, 4, 6))], Replace(0.3, 3), channel=None, num_steps=1)
