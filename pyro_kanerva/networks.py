@@ -1,4 +1,8 @@
-"""Default encoders and decoders for patterns of any shape."""
+"""Default encoders and decoders for patterns of any shape.
+
+The ``event_shape`` of a decoder is the shape of what the likelihood expects. It is that of a pattern, E, but for
+likelihoods with several numbers for an entry: ``E + (num_classes,)`` for :class:`~pyro_kanerva.CategoricalLikelihood`.
+"""
 
 import math
 from collections.abc import Callable, Sequence

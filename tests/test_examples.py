@@ -37,6 +37,10 @@ ARGS = {
     "erase_and_merge.py": "--slots 3 --code-size 3 --width 8 --episode-length 4 --erased 2 --batch-size 2 --steps 2 "
     "--test-episodes 2 --parts 1 2 --out picture.png",
     "generation.py": "--machines letters --critic-steps 2 --vae-steps 2 --samples 64 --query-steps 1 --out picture.png",
+    "vectors.py": "--size 8 --slots 3 --code-size 4 --width 8 --episode-length 3 --batch-size 2 --steps 2 "
+    "--test-episodes 2 --out picture.png",
+    "tokens.py": "--length 5 --words 20 --slots 3 --code-size 4 --width 8 --episode-length 3 --batch-size 2 --steps 2 "
+    "--test-episodes 2",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
     "recognition.py": "--machines letters --patterns 4 --noise 0.3 --episodes 1 --samples 2",
     "omniglot_figures.py": "--run a --group-by kind --rate-distortion a b --recall-episodes 2 --stored 3 --samples 2 "

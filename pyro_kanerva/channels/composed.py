@@ -159,6 +159,13 @@ def has_unknown_level(channel: object) -> bool:
     return isinstance(channel, UnknownLevel)
 
 
+def has_real_cues(channel: object) -> bool:
+    """True if cues of ``channel`` are any real numbers, whatever the patterns are: it contains Gaussian noise."""
+    if isinstance(channel, Where):
+        return has_real_cues(channel.channel) or has_real_cues(channel.other)
+    return isinstance(channel.channel if isinstance(channel, UnknownLevel) else channel, GaussianNoise)
+
+
 def resolve(
     channel: Channel, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
 ) -> Channel:

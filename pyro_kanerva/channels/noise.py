@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva.distributions import DiscretizedLogistic, NoisyLevels
 
 _Distribution = TypeVar("_Distribution", bound=dist.TorchDistribution)
 
@@ -27,7 +28,8 @@ def _expect(channel: object, prediction: dist.TorchDistribution, kind: type[_Dis
 
 
 def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
+    dtype = patterns.dtype if patterns.is_floating_point() else torch.get_default_dtype()
+    return torch.rand(patterns.shape, generator=generator, dtype=dtype, device=patterns.device)
 
 
 def _mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -158,16 +160,17 @@ class Replace(Mixture):
         self.num_classes = num_classes
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device.
+        """Damaged copies of ``patterns``, float or int64, of equal shape and dtype.
 
+        :param generator: lives on their device.
         :raises ValueError: if an entry is not a class 0 ... n - 1.
         """
         num_classes = int(patterns.max()) + 1 if self.num_classes is None else self.num_classes
         if bool(((patterns < 0) | (patterns >= num_classes) | (patterns != patterns.round())).any()):
             raise ValueError(f"{self!r}: patterns have entries other than the classes 0 ... {num_classes - 1}.")
         other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)  # may round to n
-        p = _log_probabilities(self.p, patterns)[1].exp()
-        return torch.where(_uniform(patterns, generator) < p, other, patterns)
+        p = _log_probabilities(self.p, other)[1].exp()
+        return torch.where(_uniform(patterns, generator) < p, other.to(patterns.dtype), patterns)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Categorical:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Categorical``."""
@@ -198,10 +201,11 @@ class Replace(Mixture):
 
 
 class GaussianNoise:
-    r"""Real entries plus noise: ``c ~ Normal(x, scale)``.
+    r"""Real entries or levels plus noise: ``c ~ Normal(x, scale)``.
 
     For a prediction ``x ~ Normal(m, s)``: ``p(c) = Normal(m, sqrt(s^2 + scale^2))``, and p(x | c) has the precision
-    ``1 / s^2 + 1 / scale^2``.
+    ``1 / s^2 + 1 / scale^2``. For a :class:`~pyro_kanerva.distributions.DiscretizedLogistic` prediction both are sums
+    over all levels, see :class:`~pyro_kanerva.distributions.NoisyLevels`. Cues of levels are not levels themselves.
 
     :param scale: a positive standard deviation.
     :raises ValueError: if ``scale`` is not positive.
@@ -225,17 +229,22 @@ class GaussianNoise:
         noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
         return patterns + torch.as_tensor(self.scale).to(patterns) * noise
 
-    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal:
-        """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal``."""
+    def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal | NoisyLevels:
+        """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal`` or ``DiscretizedLogistic``."""
+        if isinstance(prediction, DiscretizedLogistic):
+            return NoisyLevels(prediction, cues, torch.as_tensor(self.scale).to(prediction.loc))
         prediction = _expect(self, prediction, dist.Normal)
         prior, noise = prediction.scale**2, torch.as_tensor(self.scale).to(prediction.loc) ** 2
         loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))  # the precision-weighted mean
         return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
-        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal``."""
+        """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal`` or ``DiscretizedLogistic``."""
+        noise = torch.as_tensor(self.scale)
+        if isinstance(prediction, DiscretizedLogistic):
+            return NoisyLevels(prediction, cues, noise.to(prediction.loc)).log_evidence
         prediction = _expect(self, prediction, dist.Normal)
-        scale = (prediction.scale**2 + torch.as_tensor(self.scale).to(prediction.loc) ** 2) ** 0.5
+        scale = (prediction.scale**2 + noise.to(prediction.loc) ** 2) ** 0.5
         return dist.Normal(prediction.loc, scale, validate_args=False).log_prob(cues)
 
     def _refit(
@@ -243,6 +252,6 @@ class GaussianNoise:
     ) -> GaussianNoise:
         """The M-step: the variance becomes E[(c - x)^2]."""
         posterior = self.posterior(cues, prediction)
-        squared = (cues - posterior.loc) ** 2 + posterior.scale**2  # (c - E[x])^2 + Var[x]
+        squared = (cues - posterior.mean) ** 2 + posterior.variance  # (c - E[x])^2 + Var[x]
         variance = _mean_of_observed(squared, observed, dims).nan_to_num(1.0, posinf=1.0)
         return GaussianNoise(variance.clamp(min=1e-10).sqrt())

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva import _files, plotting, runs
-from pyro_kanerva.channels import SaltAndPepper
-from pyro_kanerva.cli import report
+from pyro_kanerva.channels import Channel, Occlusion
+from pyro_kanerva.cli import pictures, report
 from pyro_kanerva.cli.opening import DEFAULT_RUN, find_device, held_out_images, open_machine
 from pyro_kanerva.cli.options import RECIPES, arguments_of, flag, parser, read_config
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import RecallControl, control_memories, recall_error
+from pyro_kanerva.evaluation import (
+    RecallControl,
+    control_memories,
+    entry_error,
+    error_text,
+    likelihood_metric,
+    recall_error,
+)
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.training import fit
 from pyro_kanerva.weights import MIXING_PRIORS, build_machine, export_machine
@@ -28,10 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(COMMANDS).parse_args(arguments)
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:
+            print(f"pyro-kanerva: warning: {message}", file=sys.stderr)
+        shown.add(str(message))
+
     try:
-        if options.command is _train and (options.config is not None or options.resume):
-            options = parser(COMMANDS).parse_args(["train", *_stored_arguments(options), *arguments[1:]])
-        options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            if options.command is _train and (options.config is not None or options.resume):
+                options = parser(COMMANDS).parse_args(["train", *_stored_arguments(options), *arguments[1:]])
+            options.command(options)
     except (ValueError, OSError) as error:
         print(f"pyro-kanerva: error: {_with_flags(str(error))}", file=sys.stderr)
         return 1
@@ -66,6 +83,7 @@ def _stored_arguments(options: argparse.Namespace) -> list[str]:
 def _train(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     chosen = {**RECIPES[options.address_prior], **vars(options)}
+    chosen.setdefault("likelihood", "normal" if options.color else "bernoulli")
     config = {name: chosen[name] for name in runs.CONFIG}
     if config["data"] != "glyphs":
         if not Path(config["data"]).exists():
@@ -81,9 +99,11 @@ def _train(options: argparse.Namespace) -> None:
         config[runs.DIGEST] = runs.digest(train, test)
     _check_control(config, test)  # before training, not after it
     _check_batches(config, train)
-    machine = build_machine(config, (1, *train.shape[1:])).to(device)
+    _choose_recall_episodes(options, config)
+    machine = build_machine(config, runs.event_shape(train)).to(device)
     num_parameters = sum(parameter.numel() for parameter in machine.parameters())
     print(f"{len(train)} training images, {len(test)} held out; {num_parameters} parameters")
+    print(runs.describe(config, train))
     if options.resume:
         stored = runs.load_config(options.run)
         changed = [name for name in runs.CONFIG if config[name] != stored[name]]
@@ -133,10 +153,16 @@ def _write_config(options: argparse.Namespace, config: dict[str, Any]) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     opened = open_machine(options)
     images, config, machine = held_out_images(options, opened), opened.config, opened.machine
+    _choose_recall_episodes(options, config)
     recalled = _report(options, config, machine, images, machine.log_code_scale.device)
     if options.curves:
         data = report.HeldOut(recalled, images, config["episode_length"], config["seed"])
         report.all_figures(options.run, machine, data)
+
+
+def _choose_recall_episodes(options: argparse.Namespace, config: dict[str, Any]) -> None:
+    if options.recall_episodes is None:
+        options.recall_episodes = 2 if config["likelihood"] == "logistic" else 16
 
 
 def _report(
@@ -192,21 +218,53 @@ def _query(options: argparse.Namespace) -> None:
     if opened.held_out is not None:
         _check_control(opened.config, opened.held_out)
     patterns, other = _episodes(options, opened)
-    noise = SaltAndPepper(options.noise)
-    cues = noise(patterns, torch.Generator(device).manual_seed(options.seed))
+    own = options.image
+    if len(own) > patterns.shape[1]:
+        raise ValueError(f"--image has {len(own)} files; expected at most {patterns.shape[1]}, those of an episode.")
+    if own:
+        patterns = patterns.clone()
+        patterns[0, : len(own)] = pictures.own_pictures(opened.config, own, tuple(patterns.shape[2:]))
+    damage, hidden = _damage(options, opened.config, patterns)
+    make_cues = pictures.legal_cues(machine, damage) if options.no_channel else damage
+    cues = make_cues(patterns, torch.Generator(device).manual_seed(options.seed))
     memories = control_memories(machine, [patterns, other])[0]._asdict()
-    channel = None if options.no_channel else noise
+    channel: Channel | None = None if options.no_channel else damage
+    observed = ~hidden if options.no_channel and hidden is not None else None
     retrievals = {
-        name: memory.query(cues, num_steps=options.steps, channel=channel) for name, memory in memories.items()
+        name: memory.query(cues, num_steps=options.steps, channel=channel, observed=observed)
+        for name, memory in memories.items()
     }
-    control = RecallControl(*(recall_error(patterns, retrieval) for retrieval in retrievals.values()))
-    print(f"wrong pixels: cue {control.right.cue:.2%}")
+    metric = likelihood_metric(machine, patterns)
+    control = RecallControl(*(recall_error(patterns, retrieval, hidden, metric) for retrieval in retrievals.values()))
+    where = "" if hidden is None else f" of the hidden half ({options.occlude})"
+    print(f"{pictures.error_name(metric)}{where}: cue {error_text(control.right.cue, metric)}")
     for name, error in control._asdict().items():
-        print(f"  {name} memory: " + ", ".join(f"{n}: {e:.2%}" for n, e in enumerate(error.steps, 1)))
+        steps = (f"{n}: {error_text(e, metric)}" for n, e in enumerate(error.steps, 1))
+        print(f"  {name} memory: " + ", ".join(steps))
     print(f"memory gain, the error with the empty memory over that with the right one: {control.gain:.2f}")
     recalled = {f"{name} memory": retrieval.patterns[-1] for name, retrieval in retrievals.items()}
-    picture = plotting.recall_comparison(patterns, cues, recalled, num_cues=12)
+    for index, path in enumerate(own):
+        one = slice(index, index + 1)
+        errors = {
+            name: entry_error(x[:, one], patterns[:, one], hidden, metric).item()
+            for name, x in {"cue": cues, **recalled}.items()
+        }
+        print(f"{path}: " + ", ".join(f"{name} {error_text(e, metric)}" for name, e in errors.items()))
+    ink = runs.is_binary(opened.config)
+    picture = plotting.recall_comparison(patterns, cues, recalled, hidden=hidden, num_cues=12, ink=ink)
     print(f"picture: {report.save(picture, options.out or options.run / 'query.png')}")
+
+
+def _damage(
+    options: argparse.Namespace, config: dict[str, Any], patterns: Tensor
+) -> tuple[pictures.Noise | Occlusion, Tensor | None]:
+    """The damage that the options choose, and the entries that it hides, a mask of shape E."""
+    if "occlude" not in options:
+        return pictures.noise_of(config, getattr(options, "noise_kind", None), getattr(options, "noise", 0.15)), None
+    if "noise" in options or "noise_kind" in options:
+        raise ValueError("--occlude hides half of the cues in place of noise; leave --noise and --noise-kind out.")
+    hidden = pictures.half(options.occlude, tuple(patterns.shape[2:])).to(patterns.device)
+    return Occlusion(~hidden), hidden
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -216,7 +274,7 @@ def _generate(options: argparse.Namespace) -> None:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         samples = machine.write(patterns).generate(options.samples, num_steps=options.steps)
-    grid = plotting.image_grid(samples[0])
+    grid = plotting.image_grid(samples[0], ink=runs.is_binary(opened.config))
     print(f"picture: {report.save(grid, options.out or options.run / 'samples.png')}")
 
 

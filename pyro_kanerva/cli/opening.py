@@ -34,10 +34,13 @@ def open_machine(options: argparse.Namespace) -> Run:
     if options.pretrained is None:
         if options.data_where is not None:
             raise ValueError("--data-where goes with --pretrained; a run knows which images it held out.")
+        if options.invert:
+            raise ValueError("--invert goes with --pretrained and --data; a run inverts images as train did.")
         return load_run(options.run, options.data, device)
-    config = {"episode_length": 32, **pretrained_card(options.pretrained)["config"]}
+    # The card says whether the images of training were inverted; --invert says it of those of --data.
+    config = {"episode_length": 32, **pretrained_card(options.pretrained)["config"], "invert": options.invert}
     machine = pretrained(options.pretrained).to(device)
-    images = images_of(options.data or "glyphs", options.data_where)
+    images = images_of(config, options.data or "glyphs", options.data_where)
     check_size(images, machine, options.pretrained)
     if options.run == DEFAULT_RUN:
         options.run = Path(f"kanerva-{Path(options.pretrained).stem}")

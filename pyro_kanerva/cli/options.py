@@ -18,8 +18,9 @@ from pyro_kanerva.cli.option_types import (
     probability,
     weight,
 )
+from pyro_kanerva.cli.pictures import NOISE, SIDES
 from pyro_kanerva.runs import CONFIG, DIGEST
-from pyro_kanerva.weights import ADDRESS_PRIORS, MIXING_PRIORS, NAMES, NETWORKS, WRITERS
+from pyro_kanerva.weights import ADDRESS_PRIORS, LIKELIHOODS, MIXING_PRIORS, NAMES, NETWORKS, WRITERS
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -48,6 +49,8 @@ them from damaged cues.
   pyro-kanerva generate                     store an episode, and draw new images from its memory
 
   pyro-kanerva query --pretrained letters   the same with a trained machine of the package
+  pyro-kanerva query --pretrained letters --image mine.png --occlude right
+                                            store your own image, recall it from its left half
   pyro-kanerva export --out FILE            write your machine to a small file, for --pretrained FILE
 
 Every command reads and writes one folder, the run: --run kanerva-run. With --pretrained it is kanerva-NAME.
@@ -73,7 +76,8 @@ def arguments_of(config: Mapping[str, Any]) -> list[str]:
     # No option but --memory-scale has the text None: without a value they are None already.
     given = {name: config[name] for name in CONFIG if name in config}
     given = {name: value for name, value in given.items() if value is not None or name == "memory_scale"}
-    return [f"{flag(name)}={value}" for name, value in given.items()]
+    switches = [flag(name) if value else f"--no-{name}" for name, value in given.items() if isinstance(value, bool)]
+    return switches + [f"{flag(name)}={value}" for name, value in given.items() if not isinstance(value, bool)]
 
 
 def read_config(path: Path, parse: Callable[[list[str]], argparse.Namespace]) -> dict[str, Any]:
@@ -122,8 +126,13 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     options = "file with options of train, such as config.json of another run; options of the command override it"
     train.add_argument("--config", type=Path, metavar="FILE", help=options)
     data = train.add_argument_group("data")
-    sources = "glyphs, which are letters from matplotlib's fonts; an .npz, .npy or IDX file; or a folder of pictures"
+    sources = "glyphs, which are letters from matplotlib's fonts; an .npz, .npy or IDX file; or a folder of pictures. "
+    sources += "Images become grey, and are binarized at 128: ink is above; see --invert, --likelihood and --color"
     data.add_argument("--data", default="glyphs", help=sources)
+    invert = "invert the images of --data: for dark ink on a light ground"
+    data.add_argument("--invert", action=argparse.BooleanOptionalAction, default=False, help=invert)
+    color = "keep the colors of --data, as three channels"
+    data.add_argument("--color", action=argparse.BooleanOptionalAction, default=False, help=color)
     held_out = "number of images held out for evaluation, chosen at random; default: a quarter"
     data.add_argument("--held-out", type=integer(1), help=held_out)
     where = (
@@ -142,6 +151,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "default: the writer that fits the address prior"
     )
     machine.add_argument("--writer", choices=WRITERS, help=writers)
+    likelihoods = "bernoulli for binary images, logistic for 256 levels, normal for real levels from 0 to 1; default: "
+    likelihoods += "bernoulli, with --color normal"
+    machine.add_argument("--likelihood", choices=LIKELIHOODS, default=argparse.SUPPRESS, help=likelihoods)
     training = train.add_argument_group("training")
 
     def add_recipe(
@@ -177,7 +189,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     evaluate.add_argument("--curves", action="store_true", help="all curves and tables, which takes minutes")
     for sub in (train, evaluate):
         sub.add_argument_group("evaluation").add_argument(
-            "--recall-episodes", type=integer(2), default=16, help="held-out episodes to recall from damaged cues"
+            "--recall-episodes",
+            type=integer(2),
+            help="held-out episodes to recall from damaged cues; default: 16, and 2 for logistic, whose recall is slow",
         )
 
     export = add("export", "write a trained machine to one small file, with a card, for --pretrained")
@@ -185,7 +199,15 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     export.add_argument("--source", default="", help="for the card: where the data come from")
     export.add_argument("--license", default="", help="for the card: the license of data and machine")
     query = add("query", "store an episode of held-out images, and recall it from damaged cues")
-    query.add_argument("--noise", type=probability, default=0.15, help="salt-and-pepper noise of the cues")
+    pictures = "picture files to store beside the episode, in place of its first images, and to recall; they are "
+    pictures += "resized, and of light and dark pixels the fewer are ink"
+    query.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help=pictures)
+    noise = "level of the noise of the cues, for gaussian a standard deviation; default: 0.15"
+    query.add_argument("--noise", type=probability, default=argparse.SUPPRESS, help=noise)
+    kind = "default: salt-and-pepper for binary images, else gaussian"
+    query.add_argument("--noise-kind", choices=NOISE, default=argparse.SUPPRESS, help=kind)
+    occlude = "hide this half of the cues in place of noise; errors are of the hidden half"
+    query.add_argument("--occlude", choices=SIDES, default=argparse.SUPPRESS, help=occlude)
     query.add_argument("--steps", type=integer(1), default=10, help="steps of the query")
     query.add_argument("--no-channel", action="store_true", help="query without a channel, by attractor dynamics")
     generate = add("generate", "store an episode of held-out images, and draw new ones from its memory")
@@ -208,4 +230,6 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         sub.add_argument("--pretrained", metavar="NAME", help=trained)
         where = "with --pretrained and --data: only images whose integer label NAME is VALUE; default: all images"
         sub.add_argument("--data-where", metavar="NAME=VALUE", help=where)
+        invert = "with --data: invert the images, for dark ink on a light ground"
+        sub.add_argument("--invert", action="store_true", help=invert)
     return result

@@ -14,9 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva import _files, evaluation, plotting
-from pyro_kanerva.channels import Channel, Damage, Flip, Occlusion, SaltAndPepper, UnknownLevel
+from pyro_kanerva.channels import Channel, Damage, Flip, GaussianNoise, Occlusion, SaltAndPepper, UnknownLevel
+from pyro_kanerva.cli.pictures import error_name, half, legal_cues
 from pyro_kanerva.datasets import Episodes
-from pyro_kanerva.evaluation import Curve, RecallControl, RecallError
+from pyro_kanerva.evaluation import Curve, RecallControl, RecallError, error_text
+from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.plotting.style import Axes
 
@@ -27,6 +29,7 @@ _NOISE: dict[str, SaltAndPepper | Flip] = {
     "30% salt and pepper": SaltAndPepper(0.3),
     "5% flips": Flip(0.05),
 }
+_GAUSSIAN = {f"Gaussian noise of {scale}": GaussianNoise(scale) for scale in (0.15, 0.3)}  # of levels 0 to 1
 _CONTROL_HEADER = f"{'cue':>8}{'step 1':>9}{'step 10':>9}{'other':>9}{'empty':>9}{'gain':>7}"
 _WORSE = "  worse than the cue"
 _KNOWN, _ESTIMATED, _UNKNOWN = "noise known", "noise level estimated", "noise unknown"
@@ -42,6 +45,15 @@ class HeldOut(NamedTuple):
     images: Tensor
     episode_length: int
     seed: int
+
+
+def _is_binary(machine: KanervaMachine) -> bool:
+    return isinstance(machine.likelihood, BernoulliLikelihood)
+
+
+def _noises(machine: KanervaMachine) -> dict[str, SaltAndPepper | Flip] | dict[str, GaussianNoise]:
+    """The noise that fits the likelihood, by name; the report shows the first two."""
+    return _NOISE if _is_binary(machine) else _GAUSSIAN
 
 
 def save(axes: Axes, path: Path) -> Path:
@@ -63,8 +75,8 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
         bound = evaluation.evaluate_bound(machine, bar)
     _progress("recall from damaged cues")
     controls = _recall_controls(machine, recalled, seed)
-    noise = SaltAndPepper(0.15)
-    without_channel = evaluation.evaluate_recall(machine, recalled, noise, channel=None, seed=seed)
+    kind, noise = next(iter(_noises(machine).items()))
+    without_channel = evaluation.evaluate_recall(machine, recalled, legal_cues(machine, noise), channel=None, seed=seed)
     errors = [*itertools.chain(*controls.values()), without_channel]
     never_rose = sum(error.never_rose for error in errors) / len(errors)
     nats = {name: getattr(bound, name).mean().item() for name in ("reconstruction", "address_kl", "memory_kl")}
@@ -77,13 +89,12 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     )
     for name, value in nats.items():
         print(f"  {name.replace('_', ' '):<28}{value:8.2f}")
-    print(f"\nwrong pixels, {num_recalled} episodes\n{_KEY}")
+    wrong = error_name(without_channel.metric)
+    print(f"\n{wrong}, {num_recalled} episodes\n{_KEY}")
     print(f"  {'':<48}{_CONTROL_HEADER}")
     for name, control in controls.items():
         print(f"  {name:<48}{_control_columns(control)}{_if_worse(control.right)}")
-    line = (
-        f"{f'15% salt and pepper, {_UNKNOWN}':<48}{_error_columns(without_channel)}{'':25}{_if_worse(without_channel)}"
-    )
+    line = f"{f'{kind}, {_UNKNOWN}':<48}{_error_columns(without_channel)}{'':25}{_if_worse(without_channel)}"
     print(f"  {line.rstrip()}")
     queries = len(errors) * num_recalled * length
     print(f"\nenergies that never rose: {never_rose:.2%}, {round(never_rose * queries)} of {queries} queries")
@@ -97,7 +108,7 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
     retrieval = machine.write(patterns).query(cues, channel=noise)
     pictures = [
         save(_half_missing(machine, torch.cat(recalled[:2])[:2]), run / "recall.png"),
-        save(plotting.recall_strips(retrieval, patterns), run / "recall_steps.png"),
+        save(plotting.recall_strips(retrieval, patterns, ink=_is_binary(machine)), run / "recall_steps.png"),
         save(plotting.energy_descent(retrieval), run / "energy.png"),
     ]
     if (run / "metrics.jsonl").exists():  # a pretrained machine has none
@@ -119,17 +130,14 @@ def fingerprint(machine: KanervaMachine) -> str:
 
 def _right_half(patterns: Tensor) -> Tensor:
     """A mask of shape E: the right half of an image."""
-    hidden = torch.zeros(patterns.shape[2:], dtype=torch.bool, device=patterns.device)
-    hidden[..., patterns.shape[-1] // 2 :] = True
-    return hidden
+    return half("right", tuple(patterns.shape[2:])).to(patterns.device)
 
 
 def _recall_controls(machine: KanervaMachine, recalled: list[Tensor], seed: int) -> dict[str, RecallControl]:
     controls = {}
-    for level in (15, 30):
-        noise = SaltAndPepper(level / 100)
+    for name, noise in itertools.islice(_noises(machine).items(), 2):
         control = evaluation.evaluate_recall_control(machine, recalled, noise, channel=noise, seed=seed)
-        controls[f"{level}% salt and pepper, {_KNOWN}"] = control
+        controls[f"{name}, {_KNOWN}"] = control
     hidden = _right_half(recalled[0])
     occlusion = Occlusion(~hidden)
     controls["right half missing, error of the missing half"] = evaluation.evaluate_recall_control(
@@ -147,19 +155,22 @@ def _if_worse(error: RecallError) -> str:
 
 
 def _error_columns(error: RecallError) -> str:
-    return f"{error.cue:8.2%}{error.steps[0]:9.2%}{error.steps[-1]:9.2%}"
+    cue, first, last = (error_text(value, error.metric) for value in (error.cue, error.steps[0], error.steps[-1]))
+    return f"{cue:>8}{first:>9}{last:>9}"
 
 
 def _control_columns(control: RecallControl) -> str:
     """The columns of the header: the errors with the right memory, those of the others after the last step, gain."""
     right, other, empty = control
-    return f"{_error_columns(right)}{other.steps[-1]:9.2%}{empty.steps[-1]:9.2%}{control.gain:7.2f}"
+    others = (error_text(error.steps[-1], error.metric) for error in (other, empty))
+    return f"{_error_columns(right)}{''.join(f'{text:>9}' for text in others)}{control.gain:7.2f}"
 
 
 def _control_content(control: RecallControl) -> dict[str, Any]:
     """For evaluation.json: the error by step with each memory, and the memory gain."""
     errors = {f"{name}_memory": error.steps for name, error in control._asdict().items()}
-    return {"cue": control.right.cue, **errors, "memory_gain": _gain_content(control)}
+    metric = {} if control.right.metric == "wrong entries" else {"metric": control.right.metric}
+    return {"cue": control.right.cue, **errors, "memory_gain": _gain_content(control), **metric}
 
 
 def _gain_content(control: RecallControl) -> float | None:
@@ -176,7 +187,7 @@ def _half_missing(machine: KanervaMachine, patterns: Tensor) -> Axes:
         f"{name} memory": memory.query(cues, channel=occlusion).patterns[-1]
         for name, memory in memories._asdict().items()
     }
-    return plotting.recall_comparison(patterns, cues, recalled, hidden=hidden)
+    return plotting.recall_comparison(patterns, cues, recalled, hidden=hidden, ink=_is_binary(machine))
 
 
 def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
@@ -191,9 +202,11 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
             print(f"  picture: {save(axes, run / f'{name}.png')}")
 
     curves, table = _recall_by_noise(machine, data)
-    wrong = "wrong pixels"
-    keep("noise", table, plotting.curves(curves, xlabel="step", ylabel=wrong, percent=True, log_y=True))
-    keep("baselines", _baselines(machine, data))
+    binary, metric = _is_binary(machine), evaluation.likelihood_metric(machine, data.recalled[0])
+    wrong = error_name(metric)
+    keep("noise", table, plotting.curves(curves, xlabel="step", ylabel=wrong, percent=binary, log_y=True))
+    if binary:
+        keep("baselines", _baselines(machine, data))
     _progress("completion")
     hidden = _right_half(data.recalled[0])
     occlusion = Occlusion(~hidden)
@@ -203,29 +216,40 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
         patterns = data.recalled[0][:1]
         cues, memory = occlusion(patterns), machine.write(patterns)
         draws = memory.sample(cues, 40, burn_in=20, channel=occlusion, sample_memory=True)
-    print("\nright half missing, wrong pixels of the missing half")
+    print(f"\nright half missing, {wrong} of the missing half")
     for name, error in completion.items():
-        print(f"  {name:<56}{error:8.2%}{_WORSE if error > completion['blank'] else ''}")
-    keep("completion", completion, plotting.uncertainty(draws, patterns))
+        worse = _WORSE if error > completion["blank"] else ""
+        print(f"  {name:<56}{error_text(error, metric):>8}{worse}")
+    keep("completion", completion, plotting.uncertainty(draws, patterns, ink=binary))
     _progress("capacity")
     lengths = [length for length in _LENGTHS if length <= len(data.images)]
-    noise = SaltAndPepper(0.15)
+    noise = next(iter(_noises(machine).values()))
     capacity = evaluation.evaluate_capacity(machine, data.images, lengths, noise, channel=noise, seed=data.seed)
-    print("\npatterns in one memory: wrong pixels after 10 steps with the right, another and an empty memory")
+    print(f"\npatterns in one memory: {wrong} after 10 steps with the right, another and an empty memory")
     print(f"  {'':<6}{'right':>9}{'other':>9}{'empty':>9}{'gain':>9}  negative bound")
     by_length = {name: dict(zip(curve.x, curve.mean, strict=True)) for name, curve in capacity.items()}
     memories = ("recall", "recall, other memory", "recall, empty memory")
     for length in lengths:
         # A single episode of this length has no other memory.
-        errors = [f"{by_length[name][length]:9.2%}" if length in by_length[name] else f"{'-':>9}" for name in memories]
+        found = [by_length[name].get(length) for name in memories]
+        errors = [f"{'-' if error is None else error_text(error, metric):>9}" for error in found]
         gain, bound = by_length["memory gain"][length], by_length["negative bound"][length]
         print(f"  {length:<6}{''.join(errors)}{gain:9.2f}{bound:9.1f} nats")
     recall = {name: capacity.pop(name) for name in memories}
     axis = f"patterns in a memory of {machine.num_slots} slots"
-    keep("capacity", recall, plotting.curves(recall, xlabel=axis, ylabel=wrong, percent=True, log_x=True))
+    keep("capacity", recall, plotting.curves(recall, xlabel=axis, ylabel=wrong, percent=binary, log_x=True))
     keep("capacity_gain", capacity.pop("memory gain"))
     nats = "nats per pattern (lower is better)"
     keep("capacity_bound", capacity, plotting.curves(capacity, xlabel=axis, ylabel=nats, log_x=True))
+    if binary:
+        _basins(machine, data, keep)
+        keep("attractors", _attractors(machine, data))
+    if len(data.images) >= 2 * data.episode_length:  # half of an episode is stored, half is not
+        _recognize(machine, data, 2 * data.episode_length, keep)
+    _generate(machine, data, run)
+
+
+def _basins(machine: KanervaMachine, data: HeldOut, keep: Callable[[str, Any, Axes], None]) -> None:
     _progress("basins of attraction")
     basins = {
         name: evaluation.evaluate_basins(machine, data.recalled[:1], _FLIPS, with_channel=with_channel, seed=data.seed)
@@ -236,23 +260,23 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
         print(f"  {level:<6.0%}" + "".join(f"{curve.mean[i]:9.1%}" for curve in basins.values()))
     reach = "cues that reach their pattern"
     keep("basins", basins, plotting.curves(basins, xlabel="flipped pixels of a cue", ylabel=reach, percent=True))
-    keep("attractors", _attractors(machine, data))
-    if len(data.images) >= 2 * data.episode_length:  # half of an episode is stored, half is not
-        _recognize(machine, data, 2 * data.episode_length, keep)
-    _generate(machine, data, run)
 
 
 def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, Curve], dict[str, Any]]:
-    print("\nwrong pixels by noise and query; steps until the pattern no longer changes")
+    wrong = error_name(evaluation.likelihood_metric(machine, data.recalled[0]))
+    print(f"\n{wrong} by noise and query; steps until the pattern no longer changes")
     print(f"{_KEY}\n  {_ESTIMATED}: the query is given the kind of the noise")
     print(f"  {'':<48}{_CONTROL_HEADER}{'steps':>7}")
     curves: dict[str, Curve] = {}
     table: dict[str, dict[str, Any]] = {}
-    for name, noise in _NOISE.items():
-        unknown = UnknownLevel(SaltAndPepper(0.2))
+    for name, noise in _noises(machine).items():
+        unknown = UnknownLevel(SaltAndPepper(0.2) if _is_binary(machine) else GaussianNoise(0.2))
         channels: dict[str, Channel | None] = {_KNOWN: noise, _ESTIMATED: unknown, _UNKNOWN: None}
         for kind, channel in channels.items():
-            control = evaluation.evaluate_recall_control(machine, data.recalled, noise, channel=channel, seed=data.seed)
+            damage = legal_cues(machine, noise) if channel is None else noise
+            control = evaluation.evaluate_recall_control(
+                machine, data.recalled, damage, channel=channel, seed=data.seed
+            )
             error = control.right
             label, steps = f"{name}, {kind}", error.num_steps.mean().item()
             print(f"  {label:<48}{_control_columns(control)}{steps:7.1f}{_if_worse(error)}")
@@ -260,7 +284,7 @@ def _recall_by_noise(machine: KanervaMachine, data: HeldOut) -> tuple[dict[str, 
             table[label] = {"error": error.curve, "steps": steps, "never_rose": never_rose}
             table[label] |= {"error_other_memory": control.other.curve, "error_empty_memory": control.empty.curve}
             table[label]["memory_gain"] = _gain_content(control)
-            if isinstance(noise, SaltAndPepper):
+            if type(noise) is not Flip:
                 curves[label] = error.curve
     return curves, table
 
@@ -323,6 +347,7 @@ def _generate(machine: KanervaMachine, data: HeldOut, run: Path) -> None:
         empty = machine.prior_memory()
         samples = {"of the prior": (empty, empty.posterior.sample()), "of an episode": (machine.write(patterns), None)}
         for name, (memory, matrix) in samples.items():
-            grid = plotting.image_grid(memory.generate(32, num_steps=10, matrix=matrix)[0])
+            samples_of_memory = memory.generate(32, num_steps=10, matrix=matrix)[0]
+            grid = plotting.image_grid(samples_of_memory, ink=_is_binary(machine))
             path = run / f"samples_{name.replace(' ', '_')}.png"
             print(f"  picture: {save(grid, path)}")

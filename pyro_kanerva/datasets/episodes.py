@@ -1,6 +1,7 @@
 """Episodes: sets of patterns, each to be stored in one memory."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -20,10 +21,23 @@ def binarize(images: Tensor) -> Tensor:
     return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
 
 
+def to_levels(images: Tensor) -> Tensor:
+    """Levels 0, 1/255, ..., 1 from uint8 images (N, height, width) or (N, channels, height, width).
+
+    :return: float (N, channels, height, width), with one channel for grey images.
+    """
+    patterns = images.to(torch.get_default_dtype()) / 255
+    return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
+
+
 def derive_seed(seed: int, index: int) -> int:
     """A different seed for each index."""
     # A hash mixes both numbers into 32 bits: torch ignores the higher bits of a seed.
     return int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:4], "little")
+
+
+_LIGHT = 0.65  # the share of light pixels above which images look like dark ink on a light ground
+_binarize = binarize  # in Episodes the name is that of an argument
 
 
 class Episodes(Dataset[Tensor]):
@@ -37,22 +51,35 @@ class Episodes(Dataset[Tensor]):
     Every iteration yields one epoch and then advances ``episodes.epoch``, which may also be set. With a
     :class:`torch.utils.data.DataLoader` use ``batch_size=None`` and a range as ``sampler``.
 
-    :param images: float patterns (N,) + E; or images that :func:`binarize` converts: uint8 (N, height, width) or (N,
-        channels, height, width), or :class:`Images`.
+    :param images: patterns (N,) + E, float or, for classes, int64; or images that are converted: uint8 (N, height,
+        width) or (N, channels, height, width), or :class:`Images`.
     :param episode_length: T.
     :param batch_size: B.
     :param labels: integers (N,), one per image.
+    :param binarize: True to convert uint8 images by :func:`binarize`, with a warning if most pixels become 1. False to
+        keep their levels, divided by 255, for :class:`DiscretizedLogisticLikelihood` or :class:`NormalLikelihood`.
     :raises ValueError: if the images are too few or of an unusable type, or the labels do not fit them.
     """
 
     def __init__(
-        self, images: Tensor | Images, episode_length: int, batch_size: int, seed: int = 0, labels: Tensor | None = None
+        self,
+        images: Tensor | Images,
+        episode_length: int,
+        batch_size: int,
+        seed: int = 0,
+        labels: Tensor | None = None,
+        *,
+        binarize: bool = True,
     ) -> None:
         if isinstance(images, Images):
             images = images.images
-        if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+        types = (torch.uint8, torch.int64)
+        if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype in types):
             what = f"dtype {images.dtype}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
-            raise ValueError(f"Episodes: images have {what}; expected a float or uint8 tensor. Convert with .float().")
+            raise ValueError(
+                f"Episodes: images have {what}; expected a tensor: float, uint8 for images, or int64 for classes. "
+                "Convert with .float()."
+            )
         if images.dtype == torch.uint8 and images.dim() not in (3, 4):
             raise ValueError(
                 f"Episodes: uint8 images have shape {tuple(images.shape)}; expected (N, height, width) or "
@@ -65,7 +92,14 @@ class Episodes(Dataset[Tensor]):
                 f"Episodes: {len(images)} images are too few for batches of {batch_size} episodes of {episode_length} "
                 "patterns. Lower batch_size or episode_length."
             )
+        if binarize and images.dtype == torch.uint8 and bool((images > 127).double().mean() > _LIGHT):
+            warnings.warn(
+                "Episodes: most pixels are above 127 and become 1, which is ink. If the images show dark ink on a "
+                "light ground, pass 255 - images, or --invert in the command line.",
+                stacklevel=2,
+            )
         self.images, self.seed, self.epoch = images, seed, 0
+        self._convert = _binarize if binarize else to_levels
         self.episode_length, self.batch_size = episode_length, batch_size
         self._shuffled: tuple[int, Tensor] | None = None  # an epoch and its order of the images
         self._groups: list[Tensor] | None = None
@@ -92,7 +126,7 @@ class Episodes(Dataset[Tensor]):
             raise IndexError(f"Episodes: index is {index}; expected 0 or more, the stream has no end.")
         patterns = self.images[self._choose(index).flatten()]
         if patterns.dtype == torch.uint8:
-            patterns = binarize(patterns)
+            patterns = self._convert(patterns)
         return patterns.unflatten(0, (self.batch_size, self.episode_length))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -103,7 +137,8 @@ class Episodes(Dataset[Tensor]):
     def fingerprint(self) -> str:
         """A digest of images and settings, equal only for streams of equal batches."""
         groups = [] if self._groups is None else [group.tolist() for group in self._groups]
-        digest = hashlib.sha256(f"{self.episode_length} {self.batch_size} {self.seed} {groups}".encode())
+        levels = " levels" if self._convert is to_levels else ""
+        digest = hashlib.sha256(f"{self.episode_length} {self.batch_size} {self.seed} {groups}{levels}".encode())
         digest.update(self.images.contiguous().numpy(force=True).tobytes())
         return digest.hexdigest()
 

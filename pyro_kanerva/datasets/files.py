@@ -6,7 +6,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,47 +21,92 @@ _GZIP, _IDX_OF_BYTES = b"\x1f\x8b", b"\x00\x00\x08"  # the first bytes of such f
 
 @short_repr
 class Images(NamedTuple):
-    """Grey ``images``, uint8 (N, height, width), and their ``labels``, int64 (N,), or None if there are none."""
+    """``images``, uint8, and their ``labels``, int64 (N,), or None if there are none.
+
+    Grey images have the shape (N, height, width), color images (N, 3, height, width).
+    """
 
     images: Tensor
     labels: Tensor | None
 
 
-def load_images(path: PathLike, labels: str = "labels") -> Images:
-    """Grey images of a file or folder.
+def load_images(path: PathLike, labels: str = "labels", mode: Literal["L", "RGB"] = "L") -> Images:
+    """Images of a file or folder, with their 256 levels.
 
-    - ``.npz``: the array ``images``, or the only array of three dimensions; labels from the integer array ``labels``.
+    - ``.npz``: the array ``images``, or the only array of three or four dimensions; labels from the integer array
+      ``labels``.
     - ``.npy``: one array.
     - MNIST-style IDX, also ``.gz``, recognized by its first bytes.
-    - a folder of PNG and JPEG pictures of one size. If it has subfolders, each is a label, in sorted order.
+    - a folder of PNG and JPEG pictures of one size. If it has subfolders, each is a label, in sorted order. A
+      transparent ground becomes white, or black if all of the picture is light.
 
-    Arrays of shape (N, height, width) may be uint8, bool or floating in [0, 1]; the latter are scaled to 0 ... 255.
+    Arrays of grey images have the shape (N, height, width), of color images (N, height, width, 3) or (N, 3, height,
+    width). They may be uint8, bool or floating in [0, 1]; the latter are scaled to 0 ... 255. :class:`Episodes`
+    binarizes images unless it is told not to.
 
     :param labels: the name of the label array in an ``.npz`` file.
+    :param mode: as in PIL, "L" for grey images or "RGB" for color. "L" turns color pictures of a folder into grey ones,
+        and refuses color arrays. With "RGB" grey images get three equal channels.
     :return: :class:`Images`, in the order of the file.
     :raises FileNotFoundError: if there is nothing at ``path``.
     :raises ValueError: if the file is of another type, cut off, or holds no images; pickled arrays are never loaded.
     """
+    if mode not in ("L", "RGB"):
+        raise ValueError(f"load_images(): mode is {mode!r}; expected 'L' for grey or 'RGB' for color.")
     path = Path(path)
     if path.is_dir():
-        return _load_folder(path)
+        return _load_folder(path, mode)
     if path.suffix in (".npz", ".npy"):
-        return _load_numpy(path, labels)
+        return _load_numpy(path, labels, mode)
     with open(path, "rb") as file:
         start = file.read(4)
     if start[:2] == _GZIP or start[:3] == _IDX_OF_BYTES:
-        return Images(_as_images(path, _load_idx(path)), None)
+        return Images(_as_images(path, _load_idx(path), mode), None)
     raise ValueError(
         f"{path} is no image file of a known type; expected .npz, .npy, MNIST-style IDX (also .gz), or a folder of "
         "PNG or JPEG files."
     )
 
 
-def _as_images(path: Path, array: np.ndarray[Any, Any]) -> Tensor:
-    if array.ndim != 3 or 0 in array.shape:
+def read_picture(path: PathLike, mode: str, size: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
+    """A picture as uint8 (height, width), or (height, width, 3) with the mode "RGB".
+
+    A transparent ground becomes white, or black if all of the picture is light: else a white drawing would vanish.
+
+    :param size: (height, width): the picture is resized to it and padded with the color of its first pixel. None keeps
+        its size.
+    :raises ValueError: if the file is not a whole picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            picture: Image.Image = file
+            if file.has_transparency_data:
+                colors = file.convert("RGBA")
+                grounds = [Image.new("RGBA", file.size, name) for name in ("white", "black")]
+                on_white, on_black = (Image.alpha_composite(ground, colors).convert("RGB") for ground in grounds)
+                picture = on_white if np.asarray(on_white.convert("L")).min() <= 127 else on_black
+            picture = picture.convert(mode)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a whole picture ({error}). Remove or replace it.") from error
+    if size is not None and picture.size != size[::-1]:
+        ground: Any = picture.getpixel((0, 0))
+        picture = ImageOps.pad(picture, size[::-1], Image.Resampling.LANCZOS, color=ground)
+    return np.asarray(picture)
+
+
+def _as_images(path: Path, array: np.ndarray[Any, Any], mode: str) -> Tensor:
+    color = array.ndim == 4 and 3 in (array.shape[1], array.shape[3])
+    if not (color or array.ndim == 3) or 0 in array.shape:
         raise ValueError(
-            f"{path} holds an array of shape {array.shape}; expected images of shape (N, height, width). Reduce "
-            "colors to grey first."
+            f"{path} holds an array of shape {array.shape}; expected images of shape (N, height, width), or color "
+            "images of shape (N, height, width, 3) or (N, 3, height, width)."
+        )
+    if color and mode == "L":
+        raise ValueError(
+            f"{path} holds color images, an array of shape {array.shape}. Keep the colors with load_images(path, "
+            'mode="RGB") or --color, or reduce them to grey images of shape (N, height, width) first.'
         )
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
@@ -71,10 +116,14 @@ def _as_images(path: Path, array: np.ndarray[Any, Any]) -> Tensor:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
         raise ValueError(f"{path} holds images of dtype {array.dtype}; expected uint8, bool, or floating in [0, 1].")
+    if color and array.shape[3] == 3:
+        array = np.moveaxis(array, 3, 1)
+    elif mode == "RGB" and not color:
+        array = np.repeat(array[:, None], 3, 1)
     return torch.from_numpy(array.copy())  # contiguous and writable
 
 
-def _load_numpy(path: Path, labels: str) -> Images:
+def _load_numpy(path: Path, labels: str, mode: str) -> Images:
     file = io.BytesIO(path.read_bytes())
     try:
         content = np.load(file, allow_pickle=False)
@@ -85,12 +134,12 @@ def _load_numpy(path: Path, labels: str) -> Images:
             f"{path} is not a whole NumPy file of plain arrays: it is cut off, or holds pickled objects, which are "
             f"never loaded ({error}). Save or download it again."
         ) from error
-    candidates = [name for name, array in arrays.items() if array.ndim == 3]
+    candidates = [name for name, array in arrays.items() if array.ndim in (3, 4)]
     name = "images" if "images" in arrays else candidates[0] if len(candidates) == 1 else None
     if name is None:
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"{path} holds arrays {shapes}; expected one called 'images' of shape (N, height, width).")
-    images = _as_images(path, arrays[name])
+    images = _as_images(path, arrays[name], mode)
     if labels not in arrays:
         if labels != "labels":
             raise ValueError(f"{path} has no array {labels!r} of labels; it holds {sorted(arrays)}.")
@@ -122,24 +171,18 @@ def _load_idx(path: Path) -> np.ndarray[Any, Any]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _load_folder(path: Path) -> Images:
-    from PIL import Image
-
+def _load_folder(path: Path, mode: str) -> Images:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES)
     if not files:
         raise ValueError(f"{path} is a folder without PNG or JPEG files; expected at least one.")
     arrays = []
     for file in files:
-        try:
-            with Image.open(file) as picture:
-                arrays.append(np.asarray(picture.convert("L")))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{file} is not a whole picture ({error}). Remove or replace it.") from error
+        arrays.append(read_picture(file, mode))
         if arrays[-1].shape != arrays[0].shape:
             raise ValueError(
-                f"{file} has height and width {arrays[-1].shape}; expected {arrays[0].shape}, those of {files[0]}. "
-                "Resize the pictures to one size."
+                f"{file} has height and width {arrays[-1].shape[:2]}; expected {arrays[0].shape[:2]}, those of "
+                f"{files[0]}. Resize the pictures to one size."
             )
     folders = sorted({file.parent for file in files})
     labels = torch.tensor([folders.index(file.parent) for file in files]) if len(folders) > 1 else None
-    return Images(_as_images(path, np.stack(arrays)), labels)
+    return Images(_as_images(path, np.stack(arrays), mode), labels)

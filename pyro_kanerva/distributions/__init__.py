@@ -2,7 +2,7 @@
 
 from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
-from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic, NoisyLevels
 from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
 from pyro_kanerva.distributions.shared_covariance import JitNormal, SharedCovarianceNormal
 
@@ -13,6 +13,7 @@ __all__ = [
     "HorseshoeLike",
     "JitNormal",
     "MatrixNormal",
+    "NoisyLevels",
     "SharedCovarianceNormal",
     "kl_matrix_normal",
 ]

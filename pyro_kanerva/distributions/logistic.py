@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
+from torch.utils.checkpoint import checkpoint
+
+_CHUNK = 1 << 11  # entries whose levels are enumerated at once
 
 
 class AdditiveLogistic(dist.transforms.Transform):
@@ -121,3 +126,105 @@ class DiscretizedLogistic(dist.TorchDistribution):
         candidates = torch.stack([self._level(self.loc), torch.zeros_like(self.loc), torch.ones_like(self.loc)])
         best = self.log_prob(candidates).argmax(0, keepdim=True)
         return candidates.gather(0, best).squeeze(0)
+
+
+class NoisyLevels(dist.TorchDistribution):
+    """Levels x given cues c that show them with Gaussian noise, by enumeration of all levels.
+
+    ::
+
+        x ~ DiscretizedLogistic,    c ~ Normal(x, noise),    p(x | c) = P(x) Normal(c; x, noise) / p(c)
+
+    A few thousand entries are enumerated at a time, so that memory does not grow with the number of levels.
+
+    :param prior: P(x), of any batch shape.
+    :param cues: c, broadcastable to that shape.
+    :param noise: positive standard deviation, broadcastable to that shape.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.unit_interval
+
+    def __init__(self, prior: DiscretizedLogistic, cues: Tensor, noise: Tensor) -> None:
+        self.prior, self.cues, self.noise = prior, cues, noise
+        super().__init__(prior.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> NoisyLevels:
+        """The same distribution with more dimensions on the left."""
+        return NoisyLevels(self.prior.expand(batch_shape), self.cues, self.noise)
+
+    def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
+        """loc, scale, cue and noise of some entries, each (N, 1)."""
+        shape = self.batch_shape
+        tensors = (self.prior.loc, self.prior.scale, self.cues.expand(shape), self.noise.expand(shape))
+        return zip(*(tensor.reshape(-1, 1).split(_CHUNK) for tensor in tensors), strict=True)
+
+    def _levels(self) -> Tensor:
+        num_levels, loc = self.prior.num_levels, self.prior.loc
+        return torch.arange(num_levels, dtype=loc.dtype, device=loc.device) / (num_levels - 1)
+
+    def _log_joint(self, loc: Tensor, scale: Tensor, cues: Tensor, noise: Tensor) -> Tensor:
+        """log P(x) + log p(c | x) for every level x, (N, n)."""
+        levels, step = self._levels(), 1 / (self.prior.num_levels - 1)
+        bounds = (levels[:-1] + step / 2 - loc) / scale  # between two bins, (N, n - 1)
+        below = logsigmoid(bounds)  # log P(logistic variable < bound)
+        above = below - bounds
+        # The first and the last bin have one bound; the others the factor 1 - exp(-step / scale), see log_prob().
+        inside = pad(torch.log(-torch.expm1(-step / scale)).expand(-1, len(levels) - 2), (1, 1))
+        log_prior = pad(below, (0, 1)) + pad(above, (1, 0)) + inside
+        return log_prior - 0.5 * ((cues - levels) / noise).square() - noise.log() - 0.5 * math.log(2 * math.pi)
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """log p(c) in nats, of the batch shape."""
+
+        def enumerate_levels(*chunk: Tensor) -> Tensor:
+            return self._log_joint(*chunk).logsumexp(-1)
+
+        # Only a chunk's inputs are kept for the gradient.
+        found = [checkpoint(enumerate_levels, *chunk, use_reentrant=False) for chunk in self._chunks()]
+        return torch.cat(found).view(self.batch_shape)
+
+    @cached_property
+    @torch.no_grad()
+    def _summary(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and mode."""
+        levels, parts = self._levels(), []
+        for chunk in self._chunks():
+            log_joint = self._log_joint(*chunk)
+            weights = log_joint.softmax(-1)
+            mean = weights @ levels
+            variance = weights @ levels.square() - mean.square()
+            parts.append((mean, variance.clamp(min=0), levels[log_joint.argmax(-1)]))
+        mean, variance, mode = (torch.cat(part).view(self.batch_shape) for part in zip(*parts, strict=True))
+        return mean, variance, mode
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x | c]."""
+        return self._summary[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x | c]."""
+        return self._summary[1]
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable level."""
+        return self._summary[2]
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        """Samples; levels."""
+        number, levels = math.prod(sample_shape), self._levels()
+        draws = [
+            levels[self._log_joint(*chunk).softmax(-1).multinomial(number, replacement=True)]
+            for chunk in self._chunks()
+        ]
+        return torch.cat(draws).mT.reshape(self._extended_shape(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability in nats; values must be levels."""
+        log_noise = dist.Normal(value, self.noise, validate_args=False).log_prob(self.cues)
+        return self.prior.log_prob(value) + log_noise - self.log_evidence

@@ -82,7 +82,9 @@ class DiscretizedLogisticLikelihood(nn.Module):
 
 
 class CategoricalLikelihood(nn.Module):
-    """Patterns of classes 0 ... num_classes - 1, as float tensors: ``x ~ Categorical(softmax(output))``.
+    """Patterns of classes 0 ... num_classes - 1: ``x ~ Categorical(softmax(output))``.
+
+    Patterns are int64, or float of the dtype of the machine. The encoder always gets them as floats.
 
     The decoder returns logits of shape (N,) + E + (num_classes,).
 

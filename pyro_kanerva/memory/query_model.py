@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_kanerva._precision import autocast_off
-from pyro_kanerva.channels import Channel, Damage, check_channel, has_unknown_level, log_evidence_of, posterior_of
+from pyro_kanerva.channels import (
+    Channel,
+    Damage,
+    check_channel,
+    has_real_cues,
+    has_unknown_level,
+    log_evidence_of,
+    posterior_of,
+)
 from pyro_kanerva.likelihoods import mean_and_mode
 from pyro_kanerva.memory.memory import Memory
 from pyro_kanerva.priors import as_distribution
@@ -74,7 +82,7 @@ def retrieval_model(
     check_channel(channel, "retrieval_model()")
     machine, event_shape = memory.machine, memory.event_shape
     if cues is not None:
-        cues = memory.check(cues, "retrieval_model()", "cues")
+        cues = memory.check(cues, "retrieval_model()", "cues", has_real_cues(channel))
         num_cues = cues.shape[1]
         observed = None if observed is None else check_observed(observed, cues)
     with pyro.plate("episode", memory.posterior.batch_shape[0], dim=-2):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_distribution, check_tensor, checks_values, describe, kind_of
 from pyro_kanerva.distributions import GaussianMixture, MatrixNormal
-from pyro_kanerva.likelihoods import Likelihood
+from pyro_kanerva.likelihoods import CategoricalLikelihood, Likelihood
 from pyro_kanerva.likelihoods.base import ChecksPatterns
 from pyro_kanerva.priors import Prior, as_distribution, has_real_support, moment_matched_memory, support_of
 from pyro_kanerva.writers import WriteResult
@@ -186,13 +186,16 @@ def call_network(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor,
 
 
 def check_patterns(
-    patterns: Tensor, label: str, event_shape: tuple[int, ...] | None, like: Tensor, likelihood: Likelihood
+    patterns: Tensor, label: str, event_shape: tuple[int, ...] | None, like: Tensor, likelihood: Likelihood | None
 ) -> Tensor:
     """``patterns`` as (B, T) + E; a single episode (T,) + E becomes B = 1 where E is known.
+
+    Classes may be int64; they become ``like``'s dtype.
 
     :param label: begins each message: who was called, and with what.
     :param event_shape: E, or None if it is not known.
     :param like: a tensor of the expected dtype and device.
+    :param likelihood: checks the values; None if any finite number is legal.
     :raises ValueError: if the shape, dtype, device or values are wrong.
     """
     patterns = with_episodes(patterns, label, event_shape)
@@ -203,6 +206,8 @@ def check_patterns(
             f"{label} have shape {tuple(patterns.shape)}, an empty batch or episode; expected at least one episode of "
             "at least one pattern."
         )
+    if patterns.dtype == torch.int64 and isinstance(likelihood, CategoricalLikelihood):
+        patterns = patterns.to(like.dtype)
     if (patterns.dtype, patterns.device) != (like.dtype, like.device):
         raise ValueError(
             f"{label} have dtype {patterns.dtype} on {patterns.device}; expected {like.dtype} on {like.device}, as the "

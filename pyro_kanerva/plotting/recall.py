@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_kanerva.memory import Draws
-from pyro_kanerva.plotting.images import as_picture, strips
-from pyro_kanerva.plotting.style import Axes
+from pyro_kanerva.plotting.images import as_picture, is_binary, strips, tile, value_range
+from pyro_kanerva.plotting.style import Axes, legend_above, line_styles, new_axes
 from pyro_kanerva.retrieval import Retrieval
 
 _WRONG_INK, _MISSING_INK, _HIDDEN = (0.84, 0.37, 0.0), (1.0, 0.75, 0.5), (0.55, 0.55, 0.55)
+_PAPER = 0.93  # the gray of paper without ink
 
 
 def recall_strips(
@@ -23,22 +25,31 @@ def recall_strips(
     *,
     steps: Sequence[int] | None = None,
     num_cues: int = 8,
+    ink: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """A column for every cue of the first memory: the cue, the pattern after some steps, and the stored pattern.
 
-    Wrong entries are orange: dark for ink that should not be there, pale for missing ink.
+    Wrong entries of binary patterns are orange: dark for ink that should not be there, pale for missing ink. Real
+    vectors, patterns of one dimension, are lines: the patterns stand side by side.
 
     :param stored: the patterns (B, Q) + E of the cues.
-    :param steps: the steps to show; by default 1, 2 and the last.
+    :param steps: the steps to show; by default 1, 2 and the last, and of vectors only the last.
+    :param ink: as for :func:`image_grid`.
     """
     last = len(retrieval.patterns) - 1
-    steps = sorted({0, 1, 2, last}) if steps is None else [0, *steps]
+    as_lines = _are_lines(stored)
+    chosen = (last,) if as_lines else (1, 2, last)
+    steps = sorted({0, *chosen}) if steps is None else [0, *steps]
     steps = [step for step in steps if step <= last]
-    num_cues = min(num_cues, stored.shape[1])
-    rows = [retrieval.patterns[step, 0, :num_cues] for step in steps] + [stored[0, :num_cues]]
-    labels = [f"step {step}" if step else "cue" for step in steps] + ["stored"]
-    return strips([[_marked(*pair) for pair in zip(row, rows[-1], strict=True)] for row in rows], labels, ax)
+    target = stored[0, :num_cues]
+    rows = {f"step {step}" if step else "cue": retrieval.patterns[step, 0, :num_cues] for step in steps}
+    if as_lines:
+        return _lines({"stored": target, **rows}, ax)
+    shown, limits = {**rows, "stored": target}, value_range(stored)
+    mark = is_binary(stored)
+    tiles = [[_tile(*pair, limits, ink, mark) for pair in zip(row, target, strict=True)] for row in shown.values()]
+    return strips(tiles, list(shown), ax)
 
 
 def recall_comparison(
@@ -48,17 +59,20 @@ def recall_comparison(
     *,
     hidden: Tensor | None = None,
     num_cues: int = 8,
+    ink: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """What several memories recall from the same cues: a column for every cue of the first memory.
 
     The rows are the stored patterns, the cues, and what is recalled, a row for each entry of ``recalled``. Wrong
-    entries of what is recalled are orange: dark for ink that should not be there, pale for missing ink.
+    entries of recalled binary patterns are orange: dark for ink that should not be there, pale for missing ink. Real
+    vectors, patterns of one dimension, are lines: the patterns stand side by side.
 
     :param patterns: the stored patterns (B, Q) + E.
     :param cues: their damaged copies (B, Q) + E.
     :param recalled: for each label of a row, patterns (B, Q) + E, such as ``retrieval.patterns[-1]``.
     :param hidden: bool, broadcastable to E: entries that the cues do not show, gray in their row.
+    :param ink: as for :func:`image_grid`.
     :raises ValueError: if ``recalled`` is empty, or shapes differ.
     """
     if not recalled:
@@ -71,44 +85,77 @@ def recall_comparison(
             )
     from matplotlib.patches import Patch
 
-    stored = patterns[0, :num_cues]
-    cue_tiles = [_ink(cue) for cue in cues[0, :num_cues]]
-    legend = {"wrong ink": _WRONG_INK, "missing ink": _MISSING_INK}
+    stored, shown = patterns[0, :num_cues], cues[0, :num_cues]
+    if _are_lines(patterns):
+        if hidden is not None:
+            shown = shown.masked_fill(hidden.to(shown.device), torch.nan)
+        return _lines({"stored": stored, "cue": shown, **{name: x[0, :num_cues] for name, x in recalled.items()}}, ax)
+    limits, mark = value_range(patterns), is_binary(patterns)
+    cue_tiles = [_tile(cue, cue, limits, ink) for cue in shown]
+    legend = {"wrong ink": _WRONG_INK, "missing ink": _MISSING_INK} if mark else {}
     if hidden is not None:
-        mask = as_picture(hidden.expand(patterns.shape[2:])).cpu().numpy()
-        for tile in cue_tiles:
-            tile[mask] = _HIDDEN
+        mask = as_picture(hidden.expand(patterns.shape[2:]))
+        for picture in cue_tiles:
+            picture[mask] = _HIDDEN if mask.ndim == 2 else _HIDDEN[0]
         legend["hidden"] = _HIDDEN
-    rows = [[_ink(pattern) for pattern in stored], cue_tiles]
+    rows = [[_tile(pattern, pattern, limits, ink) for pattern in stored], cue_tiles]
     for x in recalled.values():
-        rows.append([_marked(*pair) for pair in zip(x[0, :num_cues], stored, strict=True)])
-    ax = strips(rows, ["stored", "cue", *recalled], ax, below=0.3)
+        rows.append([_tile(*pair, limits, ink, mark) for pair in zip(x[0, :num_cues], stored, strict=True)])
+    ax = strips(rows, ["stored", "cue", *recalled], ax, below=0.3 if legend else 0)
+    if not legend:
+        return ax
     patches = [Patch(facecolor=color, edgecolor="black", linewidth=0.5, label=name) for name, color in legend.items()]
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(patches)}
     ax.legend(handles=patches, frameon=False, fontsize="small", **place)
     return ax
 
 
-def _ink(pattern: Tensor) -> NDArray[Any]:
-    """A color tile (height, width, 3), ink black on light gray."""
-    image = as_picture(pattern).cpu().numpy()
-    return np.repeat(0.93 * (1 - image)[..., None], 3, -1)
-
-
-def _marked(pattern: Tensor, stored: Tensor) -> NDArray[Any]:
-    """The same with the wrong entries in orange."""
-    image, target = (as_picture(x).cpu().numpy() for x in (pattern, stored))
-    colored = _ink(pattern)
-    colored[image > target] = _WRONG_INK
-    colored[image < target] = _MISSING_INK
+def _tile(pattern: Tensor, stored: Tensor, limits: tuple[float, float], ink: bool, mark: bool = False) -> NDArray[Any]:
+    """A color tile (height, width, 3), ink black on light gray; with ``mark`` wrong entries are orange."""
+    colored = tile(pattern, limits, ink)
+    picture, target = as_picture(pattern), as_picture(stored)
+    if ink and picture.ndim == 2:
+        colored = _PAPER * colored
+    if mark and picture.ndim == 2:
+        colored[picture > target] = _WRONG_INK
+        colored[picture < target] = _MISSING_INK
     return colored
 
 
-def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ax: Axes | None = None) -> Axes:
+def _are_lines(patterns: Tensor) -> bool:
+    """True if patterns (B, Q) + E are real vectors."""
+    return patterns.dim() == 3 and not is_binary(patterns)
+
+
+def _lines(rows: Mapping[str, Tensor], ax: Axes | None) -> Axes:
+    """Vectors (N, size) as lines, the N of a row side by side: the stored ones pale and wide, cues as dots."""
+    number, size = rows["stored"].shape
+    ax = new_axes(ax, (1.5 + 1.5 * number, 3))
+    gap = max(1, size // 8)
+    x = np.arange(number * (size + gap)).reshape(number, size + gap)
+    for style, (name, row) in zip(line_styles(rows, "recall_comparison()"), rows.items(), strict=True):
+        y = np.full(x.shape, np.nan)  # a gap of NaN ends the line of a vector
+        y[:, :size] = row.detach().cpu().numpy()
+        style |= {"markersize": 3, "marker": "", "linewidth": 1.5}
+        if name == "stored":
+            style |= {"color": "#808080", "linewidth": 4, "alpha": 0.5}
+        elif name == "cue":
+            style |= {"color": "#000000", "linestyle": "", "marker": "."}
+        ax.plot(x.flatten(), y.flatten(), **style)
+    ax.set_xticks(x[:, size // 2], [str(index) for index in range(number)])
+    ax.set(xlabel="pattern, its entries from left to right")
+    legend_above(ax, len(rows))
+    return ax
+
+
+def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ink: bool = True, ax: Axes | None = None) -> Axes:
     """A column for every cue of the first memory: mean and standard deviation over draws, and the stored pattern.
+
+    The deviation of a pixel of color images is the root mean square over its colors.
 
     :param draws: from :meth:`pyro_kanerva.Memory.sample`, two or more.
     :param stored: the patterns (B, Q) + E of the cues.
+    :param ink: as for :func:`image_grid`.
     :raises ValueError: if there are fewer than two draws.
     """
     if len(draws.patterns) < 2:
@@ -119,12 +166,14 @@ def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ax: Axes | N
 
     drawn, target = draws.patterns[:, 0, :num_cues].double().cpu(), stored[0, :num_cues].double().cpu()
     mean, deviation = drawn.mean(0), drawn.std(0)
-    ink = Normalize(min(0.0, target.min().item()), max(1.0, target.max().item()), clip=True)
+    if deviation.dim() == 4 and deviation.shape[1] == 3:
+        deviation = deviation.square().mean(1, keepdim=True).sqrt()
     color = ScalarMappable(Normalize(0, max(deviation.max().item(), 1e-6)), colormaps["viridis"])
-    grey = ScalarMappable(ink, colormaps["gray_r"])
+    limits = value_range(target)
     rows = [
-        [scale.to_rgba(as_picture(pattern).numpy())[..., :3] for pattern in patterns]
-        for scale, patterns in ((grey, mean), (color, deviation), (grey, target))
+        [tile(pattern, limits, ink) for pattern in mean],
+        [color.to_rgba(as_picture(pattern))[..., :3] for pattern in deviation],
+        [tile(pattern, limits, ink) for pattern in target],
     ]
     ax = strips(rows, ["mean", "deviation", "stored"], ax)
     ax.figure.colorbar(color, ax=ax, label="standard deviation", fraction=0.05, pad=0.02)

@@ -1,31 +1,32 @@
 """The data of a run, and the options of ``train`` that say how they are split."""
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyro_kanerva._files import PathLike
-from pyro_kanerva.datasets import Episodes, glyphs, load_images
+from pyro_kanerva.datasets import Episodes, glyphs
+from pyro_kanerva.runs.images import prepare, read_images
 
 #: The options of ``train`` that config.json keeps.
 CONFIG = (
-    "data", "held_out", "held_out_where", "episode_length", "batch_size",
-    "slots", "address_prior", "writer", "network", "width", "code_size", "code_scale", "memory_scale",
+    "data", "held_out", "held_out_where", "color", "invert", "episode_length", "batch_size",
+    "slots", "address_prior", "writer", "likelihood", "network", "width", "code_size", "code_scale", "memory_scale",
     "steps", "learning_rate", "autoencoder_weight", "memory_kl_weight", "seed",
 )  # fmt: skip
 
 
 def load_split(config: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Training and held-out images."""
+    """Training and held-out images, as the machine gets them."""
     if config["data"] == "glyphs":
         if config["held_out"] is not None or config["held_out_where"] is not None:
             raise ValueError("--held-out goes with --data PATH; the glyphs are split by character.")
-        return glyphs("train").images, glyphs("test").images
+        return _glyphs(config, "train"), _glyphs(config, "test")
     if config["held_out_where"] is not None:
-        return split_by_label(config["data"], config["held_out_where"], config["held_out"])
-    images = load_images(config["data"]).images
+        return split_by_label(config, config["data"], config["held_out_where"], config["held_out"])
+    images = read_images(config, config["data"]).images
     held_out = len(images) // 4 if config["held_out"] is None else config["held_out"]
     if not 0 < held_out < len(images):
         raise ValueError(f"--held-out is {held_out}; expected 1 to {len(images) - 1}, fewer than there are images.")
@@ -33,14 +34,23 @@ def load_split(config: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return images[order[held_out:]], images[order[:held_out]]
 
 
-def split_by_label(data: str, where: str, held_out: int | None) -> tuple[Tensor, Tensor]:
+def _glyphs(config: dict[str, Any], split: Literal["train", "test"]) -> Tensor:
+    if config["color"] or config["invert"]:
+        raise ValueError(
+            "--color and --invert go with --data PATH; the glyphs are grey, light ink on a dark ground. Pass a file or "
+            "folder of images."
+        )
+    return prepare(config, glyphs(split).images)
+
+
+def split_by_label(config: dict[str, Any], data: PathLike, where: str, held_out: int | None) -> tuple[Tensor, Tensor]:
     """Training and held-out images by a label: ``where`` is "NAME=VALUE"."""
     if held_out is not None:
         raise ValueError("--held-out and --held-out-where are two ways to hold images out; pass one of them.")
     name, _, value = where.partition("=")
     if not value.lstrip("-").isdigit():
         raise ValueError(f"--held-out-where is {where}; expected NAME=VALUE with an integer VALUE, as in split=1.")
-    images, labels = load_images(data, name)
+    images, labels = read_images(config, data, name)
     chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)  # no labels: choose none
     if not 0 < int(chosen.sum()) < len(images):
         raise ValueError(f"--held-out-where {where} holds out {int(chosen.sum())} of {len(images)} images.")
@@ -64,13 +74,16 @@ def batches_on(device: torch.device, episodes: Episodes) -> list[Tensor]:
     return [patterns.to(device) for patterns in episodes]
 
 
-def images_of(data: PathLike, where: str | None = None) -> Tensor:
-    """All images of ``data``, or those that ``where``, "NAME=VALUE", chooses; of the glyphs those that are held out."""
+def images_of(config: dict[str, Any], data: PathLike, where: str | None = None) -> Tensor:
+    """All images of ``data``, or those that ``where``, "NAME=VALUE", chooses; of the glyphs those that are held out.
+
+    They are as the machine of ``config`` gets them.
+    """
     if data == "glyphs":
         if where is not None:
             raise ValueError("--data-where goes with --data PATH; the glyphs are split by character.")
-        return glyphs("test").images
-    return load_images(data).images if where is None else split_by_label(str(data), where, None)[1]
+        return _glyphs(config, "test")
+    return read_images(config, data).images if where is None else split_by_label(config, data, where, None)[1]
 
 
 def digest(train: Tensor, held_out: Tensor) -> str:

@@ -13,6 +13,7 @@ from pyro_kanerva._files import PathLike
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.runs.data import CONFIG, digest, images_of, load_split
+from pyro_kanerva.runs.images import event_shape
 from pyro_kanerva.training import load_checkpoint
 from pyro_kanerva.training.checkpoint import read_settings
 from pyro_kanerva.weights import ADDED_KEYS, build_machine
@@ -52,7 +53,7 @@ def _config_of_checkpoint(folder: PathLike) -> dict[str, Any]:
             f"pyro_kanerva.training.load_checkpoint({str(folder)!r}, machine)."
         )
     known = {name: value for name, value in settings.items() if name in CONFIG and name != "seed"}
-    built = {name: value for name, value in settings["config"].items() if name in CONFIG}
+    built = {name: value for name, value in {**ADDED_KEYS, **settings["config"]}.items() if name in CONFIG}
     # The machine may have been built, or trained before, for other data: fit() does not know where its own came from.
     return {**dict.fromkeys(CONFIG), **built, **known, "data": None, "held_out": None, "held_out_where": None}
 
@@ -89,7 +90,7 @@ def load_run(folder: PathLike, data: PathLike | None = None, device: torch.devic
     if shape is None:
         if images is None:
             raise ValueError(missing_data(folder, config))
-        shape = (1, *images.shape[1:])
+        shape = event_shape(images)
     machine = build_machine(config, shape).to(device)
     load_checkpoint(folder, machine)
     if images is not None:
@@ -100,7 +101,7 @@ def load_run(folder: PathLike, data: PathLike | None = None, device: torch.devic
 
 def _held_out_images(config: dict[str, Any], data: PathLike | None) -> Tensor | None:
     if config["data"] is None:
-        return None if data is None else images_of(data)
+        return None if data is None else images_of(config, data)
     if data is None:
         data = config["data"]
         if data != "glyphs" and not Path(data).exists():
@@ -129,10 +130,10 @@ def missing_data(folder: PathLike, config: dict[str, Any]) -> str:
 
 def check_size(images: Tensor, machine: KanervaMachine, name: PathLike) -> None:
     """:raises ValueError: if the machine expects images of another size."""
-    if (1, *images.shape[1:]) != machine.event_shape:
+    if event_shape(images) != machine.event_shape:
         raise ValueError(
-            f"--data has images of {tuple(images.shape[1:])} pixels; {name} expects "
-            f"{tuple(machine.event_shape or ())[1:]}. Resize them."
+            f"--data has images of shape {event_shape(images)}; {name} expects {machine.event_shape}, channels, height "
+            "and width. Pass images of this shape."
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_kanerva.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, NormalLikelihood
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.networks import ConvDecoder, ConvEncoder, LinearEncoder, MLPDecoder, MLPEncoder, ShortcutDecoder
 from pyro_kanerva.priors import (
@@ -50,15 +51,23 @@ WRITERS: dict[str, Callable[[nn.Module, int, int], nn.Module]] = {
 MIXING_PRIORS = ("gaussian", "laplace", "student-t", "horseshoe")
 
 #: Values of keys that configurations of earlier versions lack.
-ADDED_KEYS: dict[str, Any] = {"writer": None}
+ADDED_KEYS: dict[str, Any] = {"writer": None, "likelihood": "bernoulli", "color": False, "invert": False}
+
+#: Likelihoods by name, for images: binary ones, 256 levels, and real numbers around 0 to 1.
+LIKELIHOODS: dict[str, Callable[[], nn.Module]] = {
+    "bernoulli": BernoulliLikelihood,
+    "logistic": DiscretizedLogisticLikelihood,
+    "normal": lambda: NormalLikelihood(0.2),
+}
 
 
 def build_machine(config: Mapping[str, Any], event_shape: Sequence[int]) -> KanervaMachine:
     """An untrained machine; its parameters depend on ``config["seed"]`` alone.
 
     :param config: has the keys "network", "width", "code_size", "slots", "memory_scale", "address_prior", "code_scale"
-        and "seed"; "writer" is a key of ``WRITERS``, or None for the one that fits the address prior.
-        ``machine.config`` keeps it.
+        and "seed"; "likelihood" is a key of ``LIKELIHOODS``, "writer" one of ``WRITERS``, or None for the one that fits
+        the address prior. ``machine.config`` keeps it.
+    :param event_shape: E, (channels, height, width).
     """
     config = {**ADDED_KEYS, **config}
     slots, code_size, scale = config["slots"], config["code_size"], config["memory_scale"]
@@ -72,6 +81,7 @@ def build_machine(config: Mapping[str, Any], event_shape: Sequence[int]) -> Kane
             decoder,
             memory_prior=memory_prior,
             address_prior=ADDRESS_PRIORS[config["address_prior"]](slots),
+            likelihood=LIKELIHOODS[config["likelihood"]](),
             writer=writer,
             code_scale=config["code_scale"],
         )

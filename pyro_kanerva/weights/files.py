@@ -14,7 +14,7 @@ from pyro_kanerva import _files
 from pyro_kanerva._files import PathLike
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.machine.storage import read_config
-from pyro_kanerva.weights.build import build_machine
+from pyro_kanerva.weights.build import ADDED_KEYS, build_machine
 
 _FOLDER = Path(__file__).parent
 _SMALL = 1024  # tensors of fewer entries stay in float32
@@ -71,7 +71,7 @@ def pretrained_card(name: PathLike) -> dict[str, Any]:
     :meth:`KanervaMachine.save` has ``config`` alone. Arguments and errors as for :func:`pretrained`.
     """
     config, _, card, _ = _read(name)
-    return {"config": config, **card}
+    return {"config": {**ADDED_KEYS, **config}, **card}
 
 
 def _read(name: PathLike) -> tuple[dict[str, Any], list[int], dict[str, Any], dict[str, torch.Tensor] | None]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pyro_kanerva import Channel, Flip, GaussianNoise, Occlusion, Replace, SaltAndPepper, UnknownLevel, Where
 from pyro_kanerva.channels import check_channel, has_unknown_level, resolve
+from pyro_kanerva.distributions import DiscretizedLogistic
 
 
 @pytest.mark.parametrize(("channel", "rate"), [(Flip(0.2), 0.2), (SaltAndPepper(0.2), 0.1)])
@@ -75,13 +76,18 @@ def normal(*shape, dtype=torch.float64):
     return dist.Normal(torch.randn(shape, dtype=dtype), 0.1 + torch.rand(shape, dtype=dtype))
 
 
+def levels(*shape):
+    return DiscretizedLogistic(torch.rand(shape).double(), 0.02 + 0.1 * torch.rand(shape).double(), 7)
+
+
 PAIRS = [  # a channel and predictions that it fits
     (Flip(0.2), bernoulli),
     (SaltAndPepper(0.3), bernoulli),
     (Replace(0.3, 4), categorical),
     (GaussianNoise(0.5), normal),
+    (GaussianNoise(0.15), levels),
 ]
-NAMES = [str(channel) for channel, _ in PAIRS]
+NAMES = [f"{channel} of {make.__name__}" for channel, make in PAIRS]
 
 
 def draw(channel, prediction):
@@ -129,7 +135,49 @@ def test_bayes_rule_of_noise(loc, cue, log_scale, log_noise):
     torch.testing.assert_close(posterior.variance[0], variance, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [bernoulli, categorical, normal])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [2, 5, 256])
+def test_bayes_rule_of_levels(number, dtype):
+    """Against the sum over all levels in float64, also for predictions and cues far from each other."""
+    loc, scale, cue, noise = torch.cartesian_prod(
+        *torch.tensor([[-1.0, 0.31, 1.02], [1e-3, 0.05, 2.0], [-0.4, 0.3, 1.1], [0.02, 0.15, 1.0]])
+    ).T.double()
+    values = torch.arange(number).double() / (number - 1)
+    prior = DiscretizedLogistic(loc.unsqueeze(-1), scale.unsqueeze(-1), number).log_prob(values)
+    joint = prior + dist.Normal(values, noise.unsqueeze(-1)).log_prob(cue.unsqueeze(-1))
+    weights = joint.softmax(-1)
+    mean = weights @ values
+    prediction = DiscretizedLogistic(loc.to(dtype), scale.to(dtype), number)
+    channel, cue = GaussianNoise(noise.to(dtype)), cue.to(dtype)
+    tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-3}
+    log_evidence = channel.log_evidence(cue, prediction)
+    torch.testing.assert_close(log_evidence.double(), joint.logsumexp(-1), **tolerance)
+    posterior = channel.posterior(cue, prediction)
+    torch.testing.assert_close(posterior.mean.double(), mean, **tolerance)
+    torch.testing.assert_close(posterior.variance.double(), weights @ values**2 - mean**2, **tolerance)
+    if dtype == torch.float64:
+        torch.testing.assert_close(posterior.mode, values[weights.argmax(-1)])
+        torch.testing.assert_close(posterior.log_prob(posterior.mode), weights.amax(-1).log(), **tolerance)
+
+
+def test_draws_and_gradients_of_noisy_levels():
+    prediction = DiscretizedLogistic(torch.tensor([0.2, 0.7]), torch.tensor([0.1, 0.05]), 5)
+    cues, channel = torch.tensor([0.6, 0.65]), GaussianNoise(0.2)
+    posterior, draws = channel.posterior(cues, prediction), 40_000
+    sample = posterior.sample((draws,))
+    assert sample.shape == (draws, 2)
+    assert set(sample.unique().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    error = (sample.mean(0) - posterior.mean).abs() / (posterior.variance / draws).sqrt()
+    assert (error < 5).all()
+    loc = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    scale = torch.full((2,), 0.1, dtype=torch.float64, requires_grad=True)
+    values = torch.rand(2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda m, s: GaussianNoise(0.1).log_evidence(values, DiscretizedLogistic(m, s, 9)), (loc, scale)
+    )
+
+
+@pytest.mark.parametrize("make", [bernoulli, categorical, normal, levels])
 def test_occlusion(make):
     """Also with a mask that misses the dimensions of episodes and queries, and predictions with samples."""
     visible = torch.rand(5) < 0.5
@@ -182,6 +230,15 @@ def test_damage_of_classes(value):
         rate = p / number + (1 - p) * (other == value)
         share = (damaged == other).double().mean()
         assert abs(share - rate) < 5 * math.sqrt(rate * (1 - rate) / total)
+
+
+def test_damage_of_integer_classes():
+    patterns = torch.randint(0, 4, (1000,))
+    damaged = Replace(0.5, 4)(patterns, torch.Generator().manual_seed(1))
+    assert damaged.dtype == torch.int64
+    floats = Replace(0.5, 4)(patterns.float(), torch.Generator().manual_seed(1))
+    assert torch.equal(damaged.float(), floats)
+    assert 0.2 < (damaged != patterns).float().mean() < 0.6
 
 
 def test_damage_of_real_patterns():
@@ -275,21 +332,16 @@ def test_levels_are_those_of_the_observed_entries_of_each_query(channel, make):
     prediction, unknown = make(2, 3, 30), UnknownLevel(channel)
     cues = draw(channel, prediction)
     seen = torch.rand(2, 3, 30) < 0.6
+    shape = (-1, 4) if make is categorical else (-1,)
     resolved = level(unknown.resolve(cues, prediction, seen, (2,)))
     assert resolved.shape == (2, 3, 1)
     others = torch.where(seen, cues, draw(channel, prediction))
     assert torch.equal(level(unknown.resolve(others, prediction, seen, (2,))), resolved)  # the rest has no influence
     for b in range(2):
         for q in range(3):  # alone, and with only its observed entries
-            parameters = [
-                getattr(prediction, name)[b, q][seen[b, q]].unsqueeze(0).unsqueeze(0)
-                for name in (("loc", "scale") if isinstance(prediction, dist.Normal) else ("logits",))
-            ]
-            alone = (
-                dist.Normal(*parameters)
-                if isinstance(prediction, dist.Normal)
-                else type(prediction)(logits=parameters[0])
-            )
+            names = ("loc", "scale") if hasattr(prediction, "loc") else ("logits",)
+            parameters = {name: getattr(prediction, name)[b, q][seen[b, q]].view(1, 1, *shape) for name in names}
+            alone = type(prediction)(**parameters, **({"num_levels": 7} if make is levels else {}))
             cue = cues[b, q][seen[b, q]].view(1, 1, -1)
             one = unknown.resolve(cue, alone, torch.ones_like(cue, dtype=torch.bool), (2,))
             torch.testing.assert_close(level(one).squeeze(), resolved[b, q, 0])

@@ -189,7 +189,7 @@ def test_an_exported_machine_is_used_instead_of_a_run(data, tmp_path, monkeypatc
     assert main(["query", *options, "--run", str(run)]) == 1
     assert "holds a run of its own" in capsys.readouterr().err
     assert main(["query", "--pretrained", str(machine)]) == 1
-    assert "--data has images of (28, 28) pixels; " in capsys.readouterr().err
+    assert "--data has images of shape (1, 28, 28); " in capsys.readouterr().err
     # the card must be of the parameters that are exported
     evaluation = (run / "evaluation.json").read_text()
     assert train(data, run, "--resume", "--steps", "7") == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pyro_kanerva import Episodes, Images, binarize
+from pyro_kanerva import DiscretizedLogisticLikelihood, Episodes, Images, binarize
 
 
 def test_an_epoch_deals_every_image_once():
@@ -46,6 +46,32 @@ def test_bytes_are_binarized():
     assert Episodes(torch.zeros(20, 3, 6, 5, dtype=torch.uint8), 4, 2)[0].shape == (2, 4, 3, 6, 5)
 
 
+def test_levels_are_kept_on_request():
+    images = torch.randint(0, 256, (20, 3, 6, 5), dtype=torch.uint8)
+    for source, shape in ((images, (3, 6, 5)), (images[:, 0], (1, 6, 5))):
+        levels, binary = (Episodes(source, 4, 2, binarize=flag) for flag in (False, True))
+        assert levels[1].shape == (2, 4, *shape)
+        assert levels[1].dtype == torch.float32
+        assert torch.equal((levels[1] > 127.5 / 255).float(), binary[1])  # the same images
+        torch.testing.assert_close((levels[1] * 255).round().unique(), source[levels._choose(1)].float().unique())
+        DiscretizedLogisticLikelihood().check_patterns(levels[1], "episodes")
+        assert levels.fingerprint() != binary.fingerprint()
+
+
+def test_classes_stay_integers():
+    batch = Episodes(torch.arange(40).view(20, 2), 4, 2)[0]
+    assert batch.dtype == torch.int64
+
+
+def test_dark_ink_on_a_light_ground_is_warned_of():
+    light = torch.full((20, 6, 5), 255, dtype=torch.uint8)
+    light[:, 2] = 0
+    with pytest.warns(UserWarning, match="most pixels are above 127 and become 1.*pass 255 - images, or --invert"):
+        Episodes(light, 4, 2)
+    Episodes(255 - light, 4, 2)  # a warning would be an error here
+    Episodes(light, 4, 2, binarize=False)
+
+
 def test_with_a_data_loader():
     episodes = Episodes(torch.rand(40, 3), 4, 2)
     loader = DataLoader(episodes, batch_size=None, sampler=range(5, 10), num_workers=2)
@@ -59,7 +85,7 @@ def test_with_a_data_loader():
         ((torch.zeros(10, 3), 4, 3), {}, "10 images are too few for batches of 3 episodes of 4"),
         ((torch.zeros(10, 3), 0, 3), {}, "episode_length is 0"),
         ((torch.zeros(10, 3), 4, 0), {}, "batch_size is 0"),
-        ((torch.zeros(10, 3, dtype=torch.int64), 4, 1), {}, "dtype torch.int64; expected a float or uint8"),
+        ((torch.zeros(10, 3, dtype=torch.bool), 4, 1), {}, "dtype torch.bool; expected a tensor: float, uint8 for im"),
         ((np.zeros((10, 3)), 4, 1), {}, "type ndarray"),
         ((torch.zeros(10, 3, dtype=torch.uint8), 4, 1), {}, r"expected \(N, height, width\) or"),
         ((torch.zeros(10, 3), 4, 1), {"labels": torch.zeros(9)}, r"labels have shape \(9,\); expected \(10,\)"),

@@ -10,6 +10,7 @@ from helpers import data_file
 from PIL import Image
 
 from pyro_kanerva import load_images
+from pyro_kanerva.datasets.files import read_picture
 
 
 @pytest.fixture
@@ -51,6 +52,61 @@ def test_load_folder(tmp_path, array):
     images, labels = load_images(tmp_path)
     np.testing.assert_array_equal(images.numpy(), np.concatenate([array[::2], array[1::2], array[:1]]))
     assert labels.tolist() == [0] * 6 + [1] * 7
+
+
+def test_color_images(tmp_path):
+    color = np.random.default_rng(0).integers(0, 256, (5, 9, 7, 3), np.uint8)
+    expected = np.moveaxis(color, 3, 1)
+    np.save(tmp_path / "last.npy", color)
+    np.savez(tmp_path / "first.npz", pictures=expected / 255.0, labels=np.arange(5))
+    (tmp_path / "folder").mkdir()
+    for number, image in enumerate(color):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{number}.png")
+    for name in ("last.npy", "first.npz", "folder"):
+        images, _ = load_images(tmp_path / name, mode="RGB")
+        np.testing.assert_array_equal(images.numpy(), expected, err_msg=name)
+    assert load_images(tmp_path / "folder").images.shape == (5, 9, 7)
+    for name in ("last.npy", "first.npz"):
+        with pytest.raises(ValueError, match=r'holds color images.*Keep the colors with .*mode="RGB"\) or --color'):
+            load_images(tmp_path / name)
+    np.save(tmp_path / "grey.npy", color[..., 0])
+    grey = load_images(tmp_path / "grey.npy", mode="RGB").images
+    np.testing.assert_array_equal(grey.numpy(), np.repeat(color[..., 0][:, None], 3, 1))
+    with pytest.raises(ValueError, match="mode is 'grey'; expected 'L' for grey or 'RGB' for color"):
+        load_images(tmp_path / "grey.npy", mode="grey")
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+def test_a_drawing_on_a_transparent_ground_stays_visible(tmp_path, ink, mode):
+    """Transparent pixels have the color of the ink: without their alpha the picture would be blank."""
+    drawn = np.zeros((9, 7), bool)
+    drawn[2:5, 3] = True
+    picture = Image.fromarray(np.where(drawn, 255, 0).astype(np.uint8))
+    if mode == "P":
+        picture = Image.fromarray(drawn.astype(np.uint8)).convert("P")
+        picture.putpalette([ink] * 6)
+        picture.save(tmp_path / "a.png", transparency=0)
+    else:
+        colors = Image.new("L", picture.size, ink)
+        bands = [colors] * (3 if mode == "RGBA" else 1)
+        Image.merge(mode, [*bands, picture]).save(tmp_path / "a.png")
+    for color in ("L", "RGB"):
+        (image,) = load_images(tmp_path, mode=color).images
+        grey = image if color == "L" else image[0]
+        assert set(grey.unique().tolist()) == {0, 255}
+        assert ((grey == ink).numpy() == drawn).all()
+
+
+def test_a_picture_is_fitted_and_padded(tmp_path):
+    image = np.full((40, 80), 200, np.uint8)
+    image[:, 40:] = 10
+    Image.fromarray(image).save(tmp_path / "a.png")
+    fitted = read_picture(tmp_path / "a.png", "L", (20, 20))
+    assert fitted.shape == (20, 20)
+    assert (fitted[:4] == 200).all()  # padded with the color of the first pixel
+    assert (fitted[6:14, :8] > 190).all()  # resampling may overshoot at the edge
+    assert (fitted[6:14, 12:] < 20).all()
 
 
 def test_omniglot(omniglot):

@@ -2,8 +2,19 @@
 
 import pytest
 import torch
+from helpers import small_machine
 
-from pyro_kanerva import Flip, Occlusion, VariationalEnergy, evaluation
+from pyro_kanerva import (
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    Flip,
+    GaussianNoise,
+    NormalLikelihood,
+    Occlusion,
+    Replace,
+    VariationalEnergy,
+    evaluation,
+)
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation import entry_error, evaluate_recall, recall_error
 
@@ -36,6 +47,40 @@ def test_recall_error(make_machine, patterns):
             track = retrieval.patterns[:, episode, cue]
             steps.append(max((n for n in range(1, 5) if not torch.equal(track[n], track[n - 1])), default=0))
         assert error.num_steps[episode].item() == pytest.approx(sum(steps) / 8)
+
+
+def test_the_error_of_real_patterns_is_the_rmse():
+    """By hand; that of whole numbers is the share of wrong entries."""
+    patterns = torch.rand(2, 3, 4) + 0.25
+    recalled = patterns.clone()
+    recalled[0, 1, 2] += 0.6
+    expected = torch.tensor([(0.36 / 12) ** 0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(entry_error(recalled, patterns), expected, rtol=1e-5, atol=1e-7)
+    entries = torch.arange(4) == 2
+    torch.testing.assert_close(entry_error(recalled, patterns, entries), 2 * expected, rtol=1e-5, atol=1e-7)
+    classes = torch.randint(0, 5, (2, 3, 4))
+    other = classes.clone()
+    other[1, 0, 0] += 3
+    assert entry_error(other, classes).tolist() == pytest.approx([0, 1 / 12])
+    assert entry_error(other, classes, metric="RMSE").tolist() == pytest.approx([0, (9 / 12) ** 0.5])
+
+
+def test_the_likelihood_decides_how_recall_is_measured():
+    """Black and white images under a likelihood of levels are real patterns; classes are not."""
+    noise, binary = GaussianNoise(0.3), (torch.rand(2, 4, 1, 5, 7) < 0.3).float()
+    machine = small_machine(likelihood=DiscretizedLogisticLikelihood())
+    error = evaluate_recall(machine, [binary, binary], noise, channel=noise, num_steps=1)
+    assert error.metric == "RMSE"
+    assert error.cue == pytest.approx(0.3, abs=0.05)
+    machine = small_machine((6,), likelihood=NormalLikelihood())
+    control = evaluation.evaluate_recall_control(machine, [torch.randn(2, 4, 6)], noise, channel=noise, num_steps=1)
+    assert {part.metric for part in control} == {"RMSE"}
+    assert f"RecallError(2 episodes, RMSE: cue {control.right.cue:.4f}, step 1 " in repr(control)
+    assert control.right.cue == pytest.approx(0.3, abs=0.1)
+    machine = small_machine((6,), output_shape=(6, 3), likelihood=CategoricalLikelihood(3))
+    error = evaluate_recall(machine, [torch.randint(0, 3, (2, 4, 6))], Replace(0.3, 3), channel=None, num_steps=1)
+    assert error.metric == "wrong entries"
+    assert error.cue == pytest.approx(0.2, abs=0.15)
 
 
 def test_evaluate_recall_is_seeded_and_goes_over_all_batches(make_machine, patterns):

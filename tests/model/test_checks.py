@@ -4,13 +4,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import Identity, linear_machine
+from helpers import Identity, linear_machine, small_machine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_kanerva import (
     AmortizedReader,
     CategoricalAddress,
+    CategoricalLikelihood,
     ExactReader,
     Flip,
     GaussianAddress,
@@ -24,9 +25,11 @@ from pyro_kanerva import (
     MixtureReader,
     MLPDecoder,
     MLPEncoder,
+    Occlusion,
     OnlineWriter,
     PointEnergy,
     PseudoInverseWriter,
+    Replace,
     ScalarReader,
     SimplexAddress,
     SlotReader,
@@ -68,6 +71,31 @@ def test_the_missing_dimension_of_vectors(patterns):
     with pytest.raises(ValueError, match=r"with patterns.unsqueeze\(3\)"):
         machine.write(patterns[:, :, 0])
     assert machine.with_episodes(patterns[:, :, 0].unsqueeze(3), "test").shape == (3, 8, 5, 1, 7)
+
+
+def test_integer_classes_are_patterns_and_cues():
+    """The same as float classes, in every call; other likelihoods refuse integers."""
+    machine = small_machine((6,), output_shape=(6, 3), likelihood=CategoricalLikelihood(3))
+    classes = torch.randint(0, 3, (2, 4, 6))
+    one, other = (machine.write(patterns) for patterns in (classes, classes.float()))
+    assert torch.equal(one.posterior.loc, other.posterior.loc)
+    bounds = []
+    for patterns in (classes, classes.float()):
+        torch.manual_seed(1)
+        bounds.append(machine.bound(patterns).bound)
+    assert torch.equal(*bounds)
+    model, guide = machine.training_pair(cue_channel=Replace(0.2, 3))
+    assert Trace_ELBO(max_plate_nesting=2).loss(model, guide, classes) > 0
+    noise = Replace(0.2, 3)
+    cues = noise(classes)
+    assert cues.dtype == torch.int64
+    for cue in (cues, Occlusion(torch.arange(6) < 3)(classes)):
+        retrievals = [one.query(x, channel=noise, num_steps=2).patterns for x in (cue, cue.float())]
+        assert torch.equal(*retrievals)
+    with pytest.raises(ValueError, match=r"write\(\): patterns have entries other than the classes 0 ... 2"):
+        machine.write(classes + 1)
+    with pytest.raises(ValueError, match=r"write\(\): patterns have dtype torch.int64 on cpu; expected torch.float32"):
+        small_machine((6,)).write(classes)
 
 
 def test_patterns_without_an_event_shape(patterns):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import legend_labels, tick_labels
 
-from pyro_kanerva import Draws, plotting
+from pyro_kanerva import Draws, Retrieval, plotting
 
 
 def test_recall_strips(retrieval, patterns, new_ax):
@@ -57,6 +57,56 @@ def test_recall_comparison_of_hidden_entries(patterns):
     assert (gray < 0.7).all()
     assert set(np.unique(canvas[8:13, :4].round(6))) == {0.0, 0.93}
     assert set(np.unique(canvas[16:21, :7].round(6))) == {0.0, 0.93}  # only the cues hide
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_real_images_are_drawn_without_marks(channels):
+    """Each recalled picture as it is: no entry of a real image is exactly right."""
+    torch.manual_seed(1)
+    stored = torch.rand(1, 2, channels, 5, 7)
+    cues, recalled = torch.rand(2, 1, 2, channels, 5, 7)
+    hidden = torch.arange(7) > 3
+    ax = plotting.recall_comparison(stored, cues, {"memory": recalled}, hidden=hidden, ink=False)
+    assert legend_labels(ax) == ["hidden"]
+    canvas = np.asarray(ax.get_images()[0].get_array())
+    for row, patterns in enumerate((stored, cues, recalled)):
+        expected = patterns[0, 0].expand(3, 5, 7).movedim(0, -1).numpy()
+        shown = canvas[8 * row : 8 * row + 5, :7]
+        if row == 1:
+            assert (shown[:, 4:] == shown[0, 4]).all()
+            shown, expected = shown[:, :4], expected[:, :4]
+        assert shown == pytest.approx(expected)
+    retrieval = Retrieval(torch.stack((cues, recalled)), torch.zeros(2, 1, 2), torch.zeros(2, 1, 2, 3), None)
+    ax = plotting.recall_strips(retrieval, stored, ink=False)
+    assert tick_labels(ax.yaxis) == ["cue", "step 1", "stored"]
+    last = np.asarray(ax.get_images()[0].get_array())[8:13, :7]
+    assert last == pytest.approx(recalled[0, 0].expand(3, 5, 7).movedim(0, -1).numpy())
+    drawn = Draws(torch.rand(6, 1, 2, channels, 5, 7), torch.zeros(6, 1, 2, 3))
+    canvas = np.asarray(plotting.uncertainty(drawn, stored, ink=False).get_images()[0].get_array())
+    expected = drawn.patterns.mean(0)[0, 0].expand(3, 5, 7).movedim(0, -1).numpy()
+    assert canvas[:5, :7] == pytest.approx(expected, abs=1e-6)
+
+
+def test_real_vectors_are_lines(new_ax):
+    stored, cues, recalled = torch.randn(3, 1, 4, 10)
+    hidden = torch.arange(10) > 6
+    ax = plotting.recall_comparison(stored, cues, {"memory": recalled}, hidden=hidden, num_cues=3, ax=new_ax)
+    assert ax is new_ax
+    assert legend_labels(ax) == ["stored", "cue", "memory"]
+    assert tick_labels(ax.xaxis) == ["0", "1", "2"]
+    for line, patterns in zip(ax.get_lines(), (stored, cues, recalled), strict=True):
+        y = np.asarray(line.get_ydata()).reshape(3, -1)
+        visible = 7 if patterns is cues else 10
+        assert y[:, :visible] == pytest.approx(patterns[0, :3, :visible].numpy())
+        assert np.isnan(y[:, visible:]).all()
+    retrieval = Retrieval(torch.stack((cues, stored, recalled)), torch.zeros(3, 1, 4), torch.zeros(3, 1, 4, 3), None)
+    assert legend_labels(plotting.recall_strips(retrieval, stored)) == ["stored", "cue", "step 2"]
+    assert legend_labels(plotting.recall_strips(retrieval, stored, steps=[1, 2])) == [
+        "stored",
+        "cue",
+        "step 1",
+        "step 2",
+    ]
 
 
 @pytest.mark.parametrize(

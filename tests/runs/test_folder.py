@@ -150,7 +150,7 @@ def test_a_run_of_fit(tmp_path, capsys):
     assert main(["query", "--run", str(run)]) == 1
     assert "does not know where its images came from. Pass images that training did not" in capsys.readouterr().err
     assert main(["query", "--run", str(run), "--data", "glyphs"]) == 1
-    assert "--data has images of (28, 28) pixels; " in capsys.readouterr().err
+    assert "--data has images of shape (1, 28, 28); " in capsys.readouterr().err
     new = ["--run", str(run), "--data", str(tmp_path / "new.npz")]
     assert main(["query", *new]) == 0
     assert main(["evaluate", *new, "--recall-episodes", "2"]) == 0

@@ -19,7 +19,8 @@ from pyro_kanerva.weights.files import _digest
 
 CONFIG = {
     "network": "linear", "width": 16, "code_size": 40, "slots": 5, "memory_scale": None, "address_prior": "mixture",
-    "code_scale": 0.5, "seed": 3,
+    "code_scale": 0.5, "seed": 3, "likelihood": "bernoulli", "color": False, "invert": False,
+    "writer": None,
 }  # fmt: skip
 SHAPE = (1, 6, 7)
 
@@ -44,6 +45,25 @@ def test_what_is_exported_comes_back(tmp_path, network, address_prior):
     torch.testing.assert_close(
         loaded.write(patterns).read(patterns), machine.write(patterns).read(patterns), rtol=0, atol=0.02
     )
+
+
+def test_files_of_earlier_versions_are_of_binary_grey_images(tmp_path):
+    old = {name: value for name, value in CONFIG.items() if name not in weights.ADDED_KEYS}
+    export_machine(tmp_path / "machine", build_machine(CONFIG, SHAPE), old, SHAPE, {})
+    assert isinstance(pk.pretrained(tmp_path / "machine").likelihood, pk.BernoulliLikelihood)
+    assert pk.pretrained_card(tmp_path / "machine")["config"] == CONFIG
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
+@pytest.mark.parametrize("likelihood", weights.LIKELIHOODS)
+def test_machines_of_color_images(tmp_path, network, likelihood):
+    config = {**CONFIG, "network": network, "likelihood": likelihood}
+    machine = build_machine(config, (3, 6, 7))
+    export_machine(tmp_path / "machine", machine, config, (3, 6, 7), {})
+    loaded = pk.pretrained(tmp_path / "machine")
+    assert type(loaded.likelihood) is type(machine.likelihood)
+    patterns = torch.randint(0, 2, (2, 4, 3, 6, 7)).float()
+    assert loaded.write(patterns).query(patterns, num_steps=1).patterns.shape == (2, 2, 4, 3, 6, 7)
 
 
 def test_the_initial_parameters_depend_on_the_seed_alone():
