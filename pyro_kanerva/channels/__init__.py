@@ -5,10 +5,12 @@ and the evidence log p(c), exact for every entry. An object with these two metho
 """
 
 from pyro_kanerva.channels.base import Channel, Damage, check_channel
-from pyro_kanerva.channels.composed import Occlusion, UnknownLevel, Where, has_unknown_level, resolve
+from pyro_kanerva.channels.clamped import ClampedGaussianNoise
+from pyro_kanerva.channels.composed import Occlusion, UnknownLevel, Where, cues_are_patterns, has_unknown_level, resolve
 from pyro_kanerva.channels.noise import Flip, GaussianNoise, Replace, SaltAndPepper
 
 __all__ = [
-    "Channel", "Damage", "Flip", "GaussianNoise", "Occlusion", "Replace", "SaltAndPepper", "UnknownLevel", "Where",
-    "check_channel", "has_unknown_level", "resolve",
+    "Channel", "ClampedGaussianNoise", "Damage", "Flip", "GaussianNoise", "Occlusion", "Replace", "SaltAndPepper",
+    "UnknownLevel", "Where",
+    "check_channel", "cues_are_patterns", "has_unknown_level", "resolve",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.channels.base import Channel, Damage
+from pyro_kanerva.channels.clamped import ClampedGaussianNoise
 from pyro_kanerva.channels.noise import GaussianNoise, Mixture
 from pyro_kanerva.likelihoods import mean_and_mode
 
@@ -98,16 +99,17 @@ class UnknownLevel:
     its M-step sets p to the expected share of damaged entries, and a variance to the expected squared difference of cue
     and pattern. Every iteration is exact and needs no further pass through the decoder.
 
-    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`, with the initial
-        level.
+    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace`, :class:`GaussianNoise` or
+        :class:`ClampedGaussianNoise`, with the initial level.
     :param num_iterations: iterations of expectation maximization.
     :raises ValueError: if the channel has no level, or ``num_iterations < 1``.
     """
 
-    def __init__(self, channel: Mixture | GaussianNoise, num_iterations: int = 20) -> None:
-        if not isinstance(channel, Mixture | GaussianNoise):
+    def __init__(self, channel: Mixture | GaussianNoise | ClampedGaussianNoise, num_iterations: int = 20) -> None:
+        if not isinstance(channel, Mixture | GaussianNoise | ClampedGaussianNoise):
             raise ValueError(
-                f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace or GaussianNoise."
+                f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace, GaussianNoise or "
+                "ClampedGaussianNoise."
             )
         check_at_least("UnknownLevel", 1, num_iterations=num_iterations)
         self.channel, self.num_iterations = channel, num_iterations
@@ -145,6 +147,15 @@ def has_unknown_level(channel: object) -> bool:
     if isinstance(channel, Where):
         return has_unknown_level(channel.channel) or has_unknown_level(channel.other)
     return isinstance(channel, UnknownLevel)
+
+
+def cues_are_patterns(channel: object) -> bool:
+    """True unless cues of ``channel`` may have other values than patterns: noise on grey levels gives real numbers."""
+    if isinstance(channel, Where):
+        return cues_are_patterns(channel.channel) and cues_are_patterns(channel.other)
+    if isinstance(channel, UnknownLevel):
+        return cues_are_patterns(channel.channel)
+    return not isinstance(channel, ClampedGaussianNoise)
 
 
 def resolve(

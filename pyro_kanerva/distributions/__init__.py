@@ -2,7 +2,7 @@
 
 from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
-from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic, GreyLevels
 from pyro_kanerva.distributions.matrix_normal import MatrixNormal, kl_matrix_normal
 from pyro_kanerva.distributions.shared_covariance import SharedCovarianceNormal
 
@@ -10,6 +10,7 @@ __all__ = [
     "AdditiveLogistic",
     "DiscretizedLogistic",
     "GaussianMixture",
+    "GreyLevels",
     "HorseshoeLike",
     "MatrixNormal",
     "SharedCovarianceNormal",

@@ -1,4 +1,4 @@
-"""Logistic distributions: weights on the simplex, and grey levels."""
+"""Logistic distributions, weights on the simplex, and distributions of grey levels."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ class DiscretizedLogistic(dist.TorchDistribution):
         outer = torch.where(value < half, logsigmoid(upper), logsigmoid(-lower))
         return torch.where((value < half) | (value > 1 - half), outer, inside)
 
+    def log_prob_of_levels(self, start: int, stop: int) -> Tensor:
+        """Log probabilities in nats of the levels ``start / (n-1) ... (stop-1) / (n-1)``, (stop - start,) + the batch.
+
+        As :meth:`log_prob` of these levels. Neighbors share the bound between their bins, which halves the work.
+        """
+        top = self.num_levels - 1
+        bounds = (torch.arange(start, stop + 1, dtype=self.loc.dtype, device=self.loc.device) - 0.5) / top
+        z = (bounds.view(-1, *(1,) * self.loc.dim()) - self.loc) / self.scale
+        below = logsigmoid(z)  # log P(x < bound)
+        above = below - z  # log P(x > bound)
+        levels = below[1:] + above[:-1] + torch.log(-torch.expm1(-1 / (top * self.scale)))
+        if start == 0:  # its bin starts at minus infinity
+            levels = torch.cat((below[1:2], levels[1:]))
+        if stop == self.num_levels:  # its bin ends at infinity
+            levels = torch.cat((levels[:-1], above[-2:-1]))
+        return levels
+
     @property
     def mean(self) -> Tensor:
         """The mean, ``sum_i P(x >= i / (n - 1)) / (n - 1)`` over i = 1 ... n - 1."""
@@ -121,3 +138,50 @@ class DiscretizedLogistic(dist.TorchDistribution):
         candidates = torch.stack([self._level(self.loc), torch.zeros_like(self.loc), torch.ones_like(self.loc)])
         best = self.log_prob(candidates).argmax(0, keepdim=True)
         return candidates.gather(0, best).squeeze(0)
+
+
+class GreyLevels(dist.TorchDistribution):
+    """A categorical distribution of the levels ``0, 1/(n-1), ..., 1``.
+
+    :param logits: log probabilities up to a constant, shape of the batch + (n,).
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits, self.num_levels = logits.log_softmax(-1), logits.shape[-1]
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> GreyLevels:
+        """The same distribution with more dimensions on the left."""
+        return GreyLevels(self.logits.expand(*batch_shape, self.num_levels), validate_args=False)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probability of every level, shape of the batch + (n,)."""
+        return self.logits.exp()
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        """Samples, which are levels."""
+        with torch.no_grad():
+            index = dist.Categorical(logits=self.logits, validate_args=False).sample(torch.Size(sample_shape))
+            return index.to(self.logits) / (self.num_levels - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability in nats of the level nearest to ``value``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        index = (value.clamp(0, 1) * (self.num_levels - 1)).round().long()
+        return dist.Categorical(logits=self.logits, validate_args=False).log_prob(index)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean."""
+        levels = torch.arange(self.num_levels, dtype=self.logits.dtype, device=self.logits.device)
+        return self.probs @ (levels / (self.num_levels - 1))
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable level."""
+        return self.logits.argmax(-1).to(self.logits) / (self.num_levels - 1)

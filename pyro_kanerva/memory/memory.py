@@ -14,7 +14,7 @@ from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import table
-from pyro_kanerva.channels import Channel, check_channel
+from pyro_kanerva.channels import Channel, check_channel, cues_are_patterns
 from pyro_kanerva.conjugate import NaturalParameters, statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import mean_and_mode
@@ -272,7 +272,7 @@ class Memory:
 
         The equations are in :mod:`pyro_kanerva.retrieval.energy`.
         """
-        cues = self.check(cues, "query()", "cues")
+        cues = self.check(cues, "query()", "cues", channel)
         check_channel(channel, "query()")
         energy, matrix = PointEnergy() if energy is None else energy, self._matrix(matrix)
         with torch.no_grad():
@@ -304,7 +304,7 @@ class Memory:
         """
         check_at_least("sample()", 1, num_samples=num_samples)
         check_at_least("sample()", 0, burn_in=burn_in)
-        cues = self.check(cues, "sample()", "cues")
+        cues = self.check(cues, "sample()", "cues", channel)
         return sampling.gibbs(
             self.machine, self.posterior, cues, num_samples, burn_in, channel, observed, sample_memory
         )
@@ -419,7 +419,7 @@ class Memory:
 
         :raises ValueError: if the arguments do not fit.
         """
-        cues = self.check(cues, "energy()", "cues")
+        cues = self.check(cues, "energy()", "cues", channel)
         self._check_address(address, "energy()")
         check_channel(channel, "energy()")
         cues = cues.expand(*address.shape[:2], *self.event_shape)
@@ -476,9 +476,10 @@ class Memory:
         """
         return Memory(machine, *storage.load_memory(path, machine))
 
-    def check(self, patterns: Tensor, caller: str, name: str) -> Tensor:
-        """``patterns`` as (B, Q) + E, or a ``ValueError`` that says why they do not fit this memory."""
-        patterns = self.machine.check_patterns(patterns, caller, name, self.event_shape)
+    def check(self, patterns: Tensor, caller: str, name: str, channel: Channel | None = None) -> Tensor:
+        """``patterns``, or cues from ``channel``, as (B, Q) + E; a ``ValueError`` says why they do not fit."""
+        any_values = not cues_are_patterns(channel)
+        patterns = self.machine.check_patterns(patterns, caller, name, self.event_shape, any_values=any_values)
         (batch,) = self.posterior.batch_shape
         stored, reference = self.posterior.loc, self.machine.log_code_scale
         if (stored.dtype, stored.device) != (reference.dtype, reference.device):

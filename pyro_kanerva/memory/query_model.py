@@ -74,7 +74,7 @@ def retrieval_model(
     check_channel(channel, "retrieval_model()")
     machine, event_shape = memory.machine, memory.event_shape
     if cues is not None:
-        cues = memory.check(cues, "retrieval_model()", "cues")
+        cues = memory.check(cues, "retrieval_model()", "cues", channel)
         num_cues = cues.shape[1]
         observed = None if observed is None else check_observed(observed, cues)
     with pyro.plate("episode", memory.posterior.batch_shape[0], dim=-2):

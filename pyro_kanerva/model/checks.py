@@ -84,13 +84,14 @@ def call_network(name: str, network: Callable[[Tensor], Tensor], inputs: Tensor,
 
 
 def check_patterns(
-    patterns: Tensor, label: str, event_shape: tuple[int, ...] | None, like: Tensor, likelihood: Likelihood
+    patterns: Tensor, label: str, event_shape: tuple[int, ...] | None, like: Tensor, likelihood: Likelihood | None
 ) -> Tensor:
     """``patterns`` as (B, T) + E; a single episode (T,) + E becomes B = 1 where E is known.
 
     :param label: begins each message: who was called, and with what.
     :param event_shape: E, or None if it is not known.
     :param like: a tensor of the expected dtype and device.
+    :param likelihood: checks the values, or None if any finite number is legal.
     :raises ValueError: if the shape, dtype, device or values are wrong.
     """
     patterns = with_episodes(patterns, label, event_shape)

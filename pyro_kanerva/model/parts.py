@@ -63,14 +63,22 @@ class Parts(nn.Module):
         return event_shape_of_encoder(self.encoder)
 
     def check_patterns(
-        self, patterns: Tensor, caller: str, name: str = "patterns", event_shape: tuple[int, ...] | None = None
+        self,
+        patterns: Tensor,
+        caller: str,
+        name: str = "patterns",
+        event_shape: tuple[int, ...] | None = None,
+        *,
+        any_values: bool = False,
     ) -> Tensor:
         """``patterns`` as (B, T) + E; a single episode (T,) + E becomes B = 1 if E is known, from the encoder or given.
 
+        :param any_values: True for cues that need not be legal patterns of the likelihood, only finite numbers.
         :raises ValueError: if their shape, dtype, device or values are wrong.
         """
         shape = self.event_shape if event_shape is None else event_shape
-        return checks.check_patterns(patterns, f"{caller}: {name}", shape, self.log_code_scale, self.likelihood)
+        likelihood = None if any_values else self.likelihood
+        return checks.check_patterns(patterns, f"{caller}: {name}", shape, self.log_code_scale, likelihood)
 
     def with_episodes(self, patterns: Tensor, caller: str) -> Tensor:
         """``patterns`` as (B, T) + E; like :meth:`check_patterns`, but checks only their shape."""
