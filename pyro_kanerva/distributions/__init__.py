@@ -1,5 +1,6 @@
 """Distributions that Pyro and torch do not provide."""
 
+from pyro_kanerva.distributions.clamped_normal import NormalGivenClamped
 from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
 from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic, GreyLevels
@@ -13,6 +14,7 @@ __all__ = [
     "GreyLevels",
     "HorseshoeLike",
     "MatrixNormal",
+    "NormalGivenClamped",
     "SharedCovarianceNormal",
     "kl_matrix_normal",
 ]

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 
-from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic, GreyLevels
 
 # ---------------------------------------------------------------------- the map to the simplex
 
@@ -139,3 +139,33 @@ def test_shapes_of_the_levels():
         DiscretizedLogistic(torch.zeros(2), torch.zeros(2), 8, validate_args=True)
     with pytest.raises(ValueError, match="support"):
         DiscretizedLogistic(torch.zeros(2), torch.ones(2), 8, validate_args=True).log_prob(torch.tensor([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("number", [2, 7, 256])
+@pytest.mark.parametrize(("loc", "scale"), EXTREMES)
+def test_log_probabilities_of_a_block_of_levels(loc, scale, number):
+    """Equal to those of one level after the other; blocks may start and end anywhere."""
+    levels = DiscretizedLogistic(double([loc, 0.4]), double(scale), number)
+    expected = levels.log_prob(levels_of(number, torch.float64).unsqueeze(-1))
+    for start, stop in ((0, number), (0, 1), (number - 1, number), (1, 2), (number // 2, number)):
+        torch.testing.assert_close(levels.log_prob_of_levels(start, stop), expected[start:stop])
+
+
+def test_categorical_distribution_of_levels():
+    logits = torch.randn(3, 4, 5, dtype=torch.float64)
+    levels = GreyLevels(logits)
+    values = levels_of(5, torch.float64)
+    torch.testing.assert_close(levels.probs, logits.softmax(-1))
+    torch.testing.assert_close(levels.mean, (logits.softmax(-1) * values).sum(-1))
+    assert torch.equal(levels.mode, values[logits.argmax(-1)])
+    for index, value in enumerate(values):
+        torch.testing.assert_close(levels.log_prob(value.expand(3, 4)), logits.log_softmax(-1)[..., index])
+    wide = levels.expand((2, 3, 4))
+    assert wide.batch_shape == wide.mean.shape == wide.sample().shape == (2, 3, 4)
+    number = 20_000
+    draws = levels.sample((number,))
+    for index, value in enumerate(values):
+        share, rate = (draws == value).double().mean(0), levels.probs[..., index]
+        assert ((share - rate).abs() < 5 * (rate * (1 - rate) / number).sqrt()).all()
+    with pytest.raises(ValueError, match="support"):
+        GreyLevels(logits, validate_args=True).log_prob(torch.full((3, 4), 1.5, dtype=torch.float64))
