@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from pyro_kanerva._checks import check_positive, checks_values
-from pyro_kanerva.channels.noise import as_prediction, mean_of_observed
+from pyro_kanerva.channels.noise import as_prediction, mean_of_observed, scale_like
 from pyro_kanerva.distributions import DiscretizedLogistic, GreyLevels, NormalGivenClamped
 from pyro_kanerva.distributions.clamped_normal import clamped_log_density, clamped_moments
 
@@ -93,7 +93,7 @@ class ClampedGaussianNoise:
         return clamped_log_density(cues, prediction.loc, scale, self.folded)
 
     def _scale(self, like: Tensor) -> Tensor:
-        return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device)
+        return scale_like(self.scale, like)
 
     def _check(self, patterns: Tensor) -> None:
         if checks_values() and bool(((patterns < 0) | (patterns > 1)).any()):

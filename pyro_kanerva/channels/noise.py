@@ -58,6 +58,11 @@ def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.rand(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
 
 
+def scale_like(scale: float | Tensor, like: Tensor) -> Tensor:
+    """``scale`` of the dtype and device of ``like``; a number keeps its precision in float64."""
+    return torch.as_tensor(scale, dtype=like.dtype, device=like.device)
+
+
 def mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The mean of the observed ``values`` along ``dims``, 0 if there are none."""
     observed = observed.expand(values.shape)
@@ -244,19 +249,19 @@ class GaussianNoise:
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
         noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
-        return patterns + torch.as_tensor(self.scale).to(patterns) * noise
+        return patterns + scale_like(self.scale, patterns) * noise
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal``."""
         prediction = as_prediction(self, prediction, dist.Normal)
-        prior, noise = prediction.scale**2, torch.as_tensor(self.scale).to(prediction.loc) ** 2
+        prior, noise = prediction.scale**2, scale_like(self.scale, prediction.loc) ** 2
         loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))  # the precision-weighted mean
         return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal``."""
         prediction = as_prediction(self, prediction, dist.Normal)
-        scale = (prediction.scale**2 + torch.as_tensor(self.scale).to(prediction.loc) ** 2) ** 0.5
+        scale = (prediction.scale**2 + scale_like(self.scale, prediction.loc) ** 2) ** 0.5
         return dist.Normal(prediction.loc, scale, validate_args=False).log_prob(cues)
 
     def _refit(

@@ -117,9 +117,9 @@ class NormalGivenClamped(dist.TorchDistribution):
     def mode(self) -> Tensor:
         """The root of ``f(x) = (1 - g) (m - x) + g E[y - x | x, c]``, which is r^2 times the slope of the log density.
 
-        ``f'(x) = g Var[y | x, c] / s^2 - 1``. Mirrored so that c is not 0, or folded so that m >= 0, the root of
-        the highest mode lies right of m, or of ``(1 - g) m``. It is not right of ``mean + sqrt(3 variance)`` for y > 0
-        alone, because |mode - mean| is at most that for every unimodal density.
+        ``f'(x) = g Var[y | x, c] / s^2 - 1``. By symmetry c is not 0, or, if folded, m >= 0. Then f is not negative at m,
+        or at (1 - g) m. The root of the highest mode lies right of it. It does not lie right of the interval
+        ``mean +- sqrt(3 variance)`` of y > 0 alone, which contains the mode of every unimodal density.
         """
         loc, folded = self.prediction.loc, self.folded
         mirrored = loc < 0 if folded else self.cues <= 0

@@ -150,6 +150,13 @@ def test_bayes_rule_of_noise(loc, cue, log_scale, log_noise):
     torch.testing.assert_close(posterior.variance[0], variance, rtol=1e-5, atol=1e-5)
 
 
+def test_a_scale_keeps_its_precision_in_float64():
+    prediction, cues = normal(4), torch.randn(4, dtype=torch.float64)
+    number, tensor = GaussianNoise(0.3), GaussianNoise(torch.tensor(0.3, dtype=torch.float64))
+    assert torch.equal(number.log_evidence(cues, prediction), tensor.log_evidence(cues, prediction))
+    assert torch.equal(number.posterior(cues, prediction).loc, tensor.posterior(cues, prediction).loc)
+
+
 @pytest.mark.parametrize("make", [bernoulli, categorical, normal])
 def test_occlusion(make):
     """Also with a mask that misses the dimensions of episodes and queries, and predictions with samples."""
