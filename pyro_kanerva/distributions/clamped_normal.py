@@ -117,8 +117,8 @@ class NormalGivenClamped(dist.TorchDistribution):
     def mode(self) -> Tensor:
         """The root of ``f(x) = (1 - g) (m - x) + g E[y - x | x, c]``, which is r^2 times the slope of the log density.
 
-        ``f'(x) = g Var[y | x, c] / s^2 - 1``. By symmetry c is not 0, or, if folded, m >= 0. Then f is not negative at m,
-        or at (1 - g) m. The root of the highest mode lies right of it. It does not lie right of the interval
+        ``f'(x) = g Var[y | x, c] / s^2 - 1``. By symmetry c is not 0, or, if folded, m >= 0. Then f is not negative at
+        m, or at (1 - g) m. The root of the highest mode lies right of it. It does not lie right of the interval
         ``mean +- sqrt(3 variance)`` of y > 0 alone, which contains the mode of every unimodal density.
         """
         loc, folded = self.prediction.loc, self.folded
