@@ -1,6 +1,16 @@
 """Generative memory with attractor dynamics: the Dynamic Kanerva Machine in Pyro."""
 
-from pyro_kanerva.channels import Channel, Flip, GaussianNoise, Occlusion, Replace, SaltAndPepper, UnknownLevel, Where
+from pyro_kanerva.channels import (
+    Channel,
+    ClampedGaussianNoise,
+    Flip,
+    GaussianNoise,
+    Occlusion,
+    Replace,
+    SaltAndPepper,
+    UnknownLevel,
+    Where,
+)
 from pyro_kanerva.datasets import Episodes, Images, binarize, glyphs, load_images
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.likelihoods import (
@@ -48,7 +58,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmortizedReader", "AmortizedWriter", "BernoulliLikelihood", "Bound", "CategoricalAddress", "CategoricalLikelihood",
-    "Channel", "ConvDecoder", "ConvEncoder", "DiscretizedLogisticLikelihood", "Draws", "Episodes", "ExactReader",
+    "Channel", "ClampedGaussianNoise", "ConvDecoder", "ConvEncoder", "DiscretizedLogisticLikelihood", "Draws",
+    "Episodes", "ExactReader",
     "FitResult", "FitStep", "Flip", "FrameWriter", "GaussianAddress", "GaussianCode", "GaussianMemory", "GaussianNoise",
     "HierarchicalMemory", "HorseshoeAddress", "Identification", "Images", "KanervaMachine", "LaplaceAddress",
     "LaplaceMemory", "LaplaceReader", "LinearEncoder", "LowRankMemory", "MLPDecoder", "MLPEncoder", "MatrixNormal",

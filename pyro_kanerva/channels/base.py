@@ -13,7 +13,8 @@ from pyro_kanerva._checks import check_distribution, check_tensor
 class Channel(Protocol):
     """A channel p(c | x) that is independent for every entry, as a query uses it.
 
-    ``prediction`` has the shape of the cues, or more dimensions on the left. A channel that also makes cues is a
+    ``prediction`` has the shape of the cues, or more dimensions on the left. The channels of this package also take
+    known patterns, ``Delta(patterns)``: their ``log_evidence`` is log p(c | x). A channel that also makes cues is a
     :class:`Damage`; evaluation needs one, and so does :func:`~pyro_kanerva.retrieval_model` without cues.
     """
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.channels.base import Channel, Damage, log_evidence_of, posterior_of
+from pyro_kanerva.channels.clamped import ClampedGaussianNoise
 from pyro_kanerva.channels.noise import GaussianNoise, Mixture
 from pyro_kanerva.likelihoods import mean_and_mode
 
@@ -98,16 +99,17 @@ class UnknownLevel:
     its M-step sets p to the expected share of damaged entries, and a variance to the expected squared difference of cue
     and pattern. Every iteration is exact and needs no further pass through the decoder.
 
-    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace` or :class:`GaussianNoise`, with the initial
-        level.
+    :param channel: :class:`Flip`, :class:`SaltAndPepper`, :class:`Replace`, :class:`GaussianNoise` or
+        :class:`ClampedGaussianNoise`, with the initial level.
     :param num_iterations: iterations of expectation maximization.
     :raises ValueError: if the channel has no level, or ``num_iterations < 1``.
     """
 
-    def __init__(self, channel: Mixture | GaussianNoise, num_iterations: int = 20) -> None:
-        if not isinstance(channel, Mixture | GaussianNoise):
+    def __init__(self, channel: Mixture | GaussianNoise | ClampedGaussianNoise, num_iterations: int = 20) -> None:
+        if not isinstance(channel, Mixture | GaussianNoise | ClampedGaussianNoise):
             raise ValueError(
-                f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace or GaussianNoise."
+                f"UnknownLevel: channel is {channel!r}; expected Flip, SaltAndPepper, Replace, GaussianNoise or "
+                "ClampedGaussianNoise."
             )
         check_at_least("UnknownLevel", 1, num_iterations=num_iterations)
         self.channel, self.num_iterations = channel, num_iterations
@@ -131,7 +133,7 @@ class UnknownLevel:
 
     def _fit(
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
-    ) -> Mixture | GaussianNoise:
+    ) -> Mixture | GaussianNoise | ClampedGaussianNoise:
         channel = self.channel
         for _ in range(self.num_iterations):
             channel = channel._refit(cues, prediction, observed, dims)  # one iteration of EM
@@ -163,7 +165,8 @@ def has_real_cues(channel: object) -> bool:
     """True if cues of ``channel`` are any real numbers, whatever the patterns are: it contains Gaussian noise."""
     if isinstance(channel, Where):
         return has_real_cues(channel.channel) or has_real_cues(channel.other)
-    return isinstance(channel.channel if isinstance(channel, UnknownLevel) else channel, GaussianNoise)
+    channel = channel.channel if isinstance(channel, UnknownLevel) else channel
+    return isinstance(channel, GaussianNoise | ClampedGaussianNoise)
 
 
 def resolve(

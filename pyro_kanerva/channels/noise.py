@@ -14,17 +14,46 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva.distributions import DiscretizedLogistic, NoisyLevels
+from pyro_kanerva.distributions.clamped_normal import normal_log_density
 
 _Distribution = TypeVar("_Distribution", bound=dist.TorchDistribution)
 
 
-def _expect(channel: object, prediction: dist.TorchDistribution, kind: type[_Distribution]) -> _Distribution:
-    if not isinstance(prediction, kind):
+def as_prediction(channel: object, prediction: dist.TorchDistribution, *kinds: type[_Distribution]) -> _Distribution:
+    """``prediction``, if it is of one of the ``kinds``. Known patterns, a ``Delta``, become one of the first kind.
+
+    :raises ValueError: if it is of another kind.
+    """
+    if isinstance(prediction, dist.Delta):
+        prediction = _known(channel, prediction.v, kinds[0])
+    if not isinstance(prediction, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(
-            f"{channel!r} damages entries of a {kind.__name__} likelihood; this one is {type(prediction).__name__}. "
-            "Choose a channel that fits the likelihood."
+            f"{channel!r} damages entries of a {names} likelihood; this one is {type(prediction).__name__}. Choose a "
+            "channel that fits the likelihood."
         )
     return prediction
+
+
+def _known(channel: object, patterns: Tensor, kind: type) -> dist.TorchDistribution:
+    """``patterns`` with probability 1."""
+    if kind is dist.Bernoulli:
+        _check_binary(channel, patterns)
+        return dist.Bernoulli(
+            logits=torch.where(patterns == 1, torch.inf, -torch.inf).to(patterns), validate_args=False
+        )
+    if isinstance(channel, Replace):
+        if channel.num_classes is None:
+            raise ValueError(f"{channel!r}: num_classes is None; known patterns (Delta) need it. Pass num_classes.")
+        channel.check_classes(patterns, channel.num_classes)
+        logits = one_hot(patterns.long(), channel.num_classes).to(patterns).log()
+        return dist.Categorical(logits=logits, validate_args=False)
+    return dist.Normal(patterns, torch.zeros_like(patterns), validate_args=False)
+
+
+def _check_binary(channel: object, patterns: Tensor) -> None:
+    if is_validation_enabled() and bool(((patterns != 0) & (patterns != 1)).any()):
+        raise ValueError(f"{channel!r}: patterns have entries other than 0 and 1. Binarize them before.")
 
 
 def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -32,7 +61,12 @@ def _uniform(patterns: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.rand(patterns.shape, generator=generator, dtype=dtype, device=patterns.device)
 
 
-def _mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
+def scale_like(scale: float | Tensor, like: Tensor) -> Tensor:
+    """``scale`` of the dtype and device of ``like``; a number keeps its precision in float64."""
+    return torch.as_tensor(scale, dtype=like.dtype, device=like.device)
+
+
+def mean_of_observed(values: Tensor, observed: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The mean of the observed ``values`` along ``dims``, 0 if there are none."""
     observed = observed.expand(values.shape)
     return (values * observed).sum(dims, keepdim=True) / observed.sum(dims, keepdim=True).clamp(min=1)
@@ -72,7 +106,7 @@ class Mixture:
         """The M-step: p becomes the expected share of damaged entries."""
         damaged = self._log_odds_of_damage(cues, prediction).sigmoid()
         # A NaN prediction has NaN evidence at any level; p must stay legal.
-        share = _mean_of_observed(damaged, observed, dims).nan_to_num(0.5)
+        share = mean_of_observed(damaged, observed, dims).nan_to_num(0.5)
         channel = copy.copy(self)
         channel.p = share.clamp(1e-6, 1 - 1e-6)
         return channel
@@ -98,15 +132,14 @@ class Flip(Mixture):
 
         :raises ValueError: if the patterns are not binary.
         """
-        if is_validation_enabled() and bool(((patterns != 0) & (patterns != 1)).any()):
-            raise ValueError(f"{self!r}: patterns have entries other than 0 and 1. Binarize them before.")
+        _check_binary(self, patterns)
         f = self.flip_probability
         f = f.to(patterns) if isinstance(f, Tensor) else f
         return torch.where(_uniform(patterns, generator) < f, 1 - patterns, patterns)
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Bernoulli:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Bernoulli``."""
-        logits = _expect(self, prediction, dist.Bernoulli).logits
+        logits = as_prediction(self, prediction, dist.Bernoulli).logits
         stays, flips = _log_probabilities(self.flip_probability, logits)
         return dist.Bernoulli(logits=logits + (2 * cues - 1) * (stays - flips), validate_args=False)
 
@@ -118,7 +151,7 @@ class Flip(Mixture):
 
     def _agreement(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """The log-odds of x == c under ``prediction``."""
-        return (2 * cues - 1) * _expect(self, prediction, dist.Bernoulli).logits
+        return (2 * cues - 1) * as_prediction(self, prediction, dist.Bernoulli).logits
 
     def _log_odds_of_damage(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         agreement = self._agreement(cues, prediction)
@@ -166,15 +199,19 @@ class Replace(Mixture):
         :raises ValueError: if an entry is not a class 0 ... n - 1.
         """
         num_classes = int(patterns.max()) + 1 if self.num_classes is None else self.num_classes
-        if bool(((patterns < 0) | (patterns >= num_classes) | (patterns != patterns.round())).any()):
-            raise ValueError(f"{self!r}: patterns have entries other than the classes 0 ... {num_classes - 1}.")
+        self.check_classes(patterns, num_classes)
         other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)  # may round to n
         p = _log_probabilities(self.p, other)[1].exp()
         return torch.where(_uniform(patterns, generator) < p, other.to(patterns.dtype), patterns)
 
+    def check_classes(self, patterns: Tensor, num_classes: int) -> None:
+        """:raises ValueError: if an entry is not a class 0 ... n - 1."""
+        if bool(((patterns < 0) | (patterns >= num_classes) | (patterns != patterns.round())).any()):
+            raise ValueError(f"{self!r}: patterns have entries other than the classes 0 ... {num_classes - 1}.")
+
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Categorical:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Categorical``."""
-        logits = _expect(self, prediction, dist.Categorical).logits
+        logits = as_prediction(self, prediction, dist.Categorical).logits
         # A tensor of levels needs a last dimension for the classes.
         stays, replaced = (log.unsqueeze(-1) if log.dim() else log for log in _log_probabilities(self.p, logits))
         num_classes = logits.shape[-1]
@@ -184,7 +221,7 @@ class Replace(Mixture):
 
     def _agreement(self, cues: Tensor, prediction: dist.TorchDistribution) -> tuple[Tensor, int]:
         """log P(x = c) of every entry under ``prediction``, and n."""
-        logits = _expect(self, prediction, dist.Categorical).logits
+        logits = as_prediction(self, prediction, dist.Categorical).logits
         index = cues.long().expand(logits.shape[:-1]).unsqueeze(-1)
         return logits.gather(-1, index).squeeze(-1), logits.shape[-1]
 
@@ -227,25 +264,30 @@ class GaussianNoise:
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
         noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
-        return patterns + torch.as_tensor(self.scale).to(patterns) * noise
+        return patterns + scale_like(self.scale, patterns) * noise
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.Normal | NoisyLevels:
         """p(x | c) of every entry, for x ~ ``prediction``, a ``Normal`` or ``DiscretizedLogistic``."""
+        prediction = self._expect(prediction)
         if isinstance(prediction, DiscretizedLogistic):
-            return NoisyLevels(prediction, cues, torch.as_tensor(self.scale).to(prediction.loc))
-        prediction = _expect(self, prediction, dist.Normal)
-        prior, noise = prediction.scale**2, torch.as_tensor(self.scale).to(prediction.loc) ** 2
+            return self._given(cues, prediction)
+        prior, noise = prediction.scale**2, scale_like(self.scale, prediction.loc) ** 2
         loc = prediction.loc + (cues - prediction.loc) * (prior / (prior + noise))  # the precision-weighted mean
         return dist.Normal(loc, (prior * noise / (prior + noise)) ** 0.5, validate_args=False)
 
     def log_evidence(self, cues: Tensor, prediction: dist.TorchDistribution) -> Tensor:
         """log p(c) of every entry in nats, for x ~ ``prediction``, a ``Normal`` or ``DiscretizedLogistic``."""
-        noise = torch.as_tensor(self.scale)
+        prediction = self._expect(prediction)
         if isinstance(prediction, DiscretizedLogistic):
-            return NoisyLevels(prediction, cues, noise.to(prediction.loc)).log_evidence
-        prediction = _expect(self, prediction, dist.Normal)
-        scale = (prediction.scale**2 + noise.to(prediction.loc) ** 2) ** 0.5
+            return self._given(cues, prediction).log_evidence
+        scale = (prediction.scale**2 + scale_like(self.scale, prediction.loc) ** 2) ** 0.5
         return dist.Normal(prediction.loc, scale, validate_args=False).log_prob(cues)
+
+    def _expect(self, prediction: dist.TorchDistribution) -> dist.Normal | DiscretizedLogistic:
+        return as_prediction(self, prediction, dist.Normal, DiscretizedLogistic)
+
+    def _given(self, cues: Tensor, prediction: DiscretizedLogistic) -> NoisyLevels:
+        return NoisyLevels(prediction, cues, scale_like(self.scale, prediction.loc), normal_log_density)
 
     def _refit(
         self, cues: Tensor, prediction: dist.TorchDistribution, observed: Tensor, dims: tuple[int, ...]
@@ -253,5 +295,5 @@ class GaussianNoise:
         """The M-step: the variance becomes E[(c - x)^2]."""
         posterior = self.posterior(cues, prediction)
         squared = (cues - posterior.mean) ** 2 + posterior.variance  # (c - E[x])^2 + Var[x]
-        variance = _mean_of_observed(squared, observed, dims).nan_to_num(1.0, posinf=1.0)
+        variance = mean_of_observed(squared, observed, dims).nan_to_num(1.0, posinf=1.0)
         return GaussianNoise(variance.clamp(min=1e-10).sqrt())

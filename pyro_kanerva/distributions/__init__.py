@@ -1,5 +1,6 @@
 """Distributions that Pyro and torch do not provide."""
 
+from pyro_kanerva.distributions.clamped_normal import NormalGivenClamped
 from pyro_kanerva.distributions.gaussian_mixture import GaussianMixture
 from pyro_kanerva.distributions.horseshoe import HorseshoeLike
 from pyro_kanerva.distributions.logistic import AdditiveLogistic, DiscretizedLogistic, NoisyLevels
@@ -10,10 +11,12 @@ __all__ = [
     "AdditiveLogistic",
     "DiscretizedLogistic",
     "GaussianMixture",
+    "GreyLevels",
     "HorseshoeLike",
     "JitNormal",
     "MatrixNormal",
     "NoisyLevels",
+    "NormalGivenClamped",
     "SharedCovarianceNormal",
     "kl_matrix_normal",
 ]

@@ -1,9 +1,9 @@
-"""Logistic distributions: weights on the simplex, and grey levels."""
+"""Logistic distributions, weights on the simplex, and distributions of grey levels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 _CHUNK = 1 << 11  # entries whose levels are enumerated at once
@@ -129,35 +129,48 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
 
 class NoisyLevels(dist.TorchDistribution):
-    """Levels x given cues c that show them with Gaussian noise, by enumeration of all levels.
+    """Levels x given noisy cues c, by enumeration of all levels.
 
     ::
 
-        x ~ DiscretizedLogistic,    c ~ Normal(x, noise),    p(x | c) = P(x) Normal(c; x, noise) / p(c)
+        x ~ DiscretizedLogistic,    p(x | c) = P(x) p(c | x) / p(c)
 
     A few thousand entries are enumerated at a time, so that memory does not grow with the number of levels.
 
-    :param prior: P(x), of any batch shape.
-    :param cues: c, broadcastable to that shape.
-    :param noise: positive standard deviation, broadcastable to that shape.
+    :param prior: P(x).
+    :param cues: c.
+    :param noise: the level of the noise of every cue. Prior, cues and noise broadcast to the batch shape.
+    :param log_likelihood: the function ``log p(c | x)`` in nats of cues (N, 1), levels (n,) and noise (N, 1) or (1, 1).
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.unit_interval
 
-    def __init__(self, prior: DiscretizedLogistic, cues: Tensor, noise: Tensor) -> None:
-        self.prior, self.cues, self.noise = prior, cues, noise
-        super().__init__(prior.batch_shape, validate_args=False)
+    def __init__(
+        self,
+        prior: DiscretizedLogistic,
+        cues: Tensor,
+        noise: Tensor,
+        log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        shape = torch.broadcast_shapes(prior.batch_shape, cues.shape, noise.shape)
+        self.prior, self.cues, self.noise, self.log_likelihood = prior.expand(shape), cues, noise, log_likelihood
+        super().__init__(shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> NoisyLevels:
         """The same distribution with more dimensions on the left."""
-        return NoisyLevels(self.prior.expand(batch_shape), self.cues, self.noise)
+        return NoisyLevels(self.prior.expand(batch_shape), self.cues, self.noise, self.log_likelihood)
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
-        """loc, scale, cue and noise of some entries, each (N, 1)."""
+        """loc, scale, cue and noise of some entries, each (N, 1). A single noise stays (1, 1)."""
         shape = self.batch_shape
-        tensors = (self.prior.loc, self.prior.scale, self.cues.expand(shape), self.noise.expand(shape))
-        return zip(*(tensor.reshape(-1, 1).split(_CHUNK) for tensor in tensors), strict=True)
+        columns = [
+            tensor.expand(shape).reshape(-1, 1).split(_CHUNK)
+            for tensor in (self.prior.loc, self.prior.scale, self.cues, self.noise)
+        ]
+        if self.noise.numel() == 1:
+            columns[-1] = (self.noise.reshape(1, 1),) * len(columns[0])
+        return zip(*columns, strict=True)
 
     def _levels(self) -> Tensor:
         num_levels, loc = self.prior.num_levels, self.prior.loc
@@ -170,9 +183,9 @@ class NoisyLevels(dist.TorchDistribution):
         below = logsigmoid(bounds)  # log P(logistic variable < bound)
         above = below - bounds
         # The first and the last bin have one bound; the others the factor 1 - exp(-step / scale), see log_prob().
-        inside = pad(torch.log(-torch.expm1(-step / scale)).expand(-1, len(levels) - 2), (1, 1))
-        log_prior = pad(below, (0, 1)) + pad(above, (1, 0)) + inside
-        return log_prior - 0.5 * ((cues - levels) / noise).square() - noise.log() - 0.5 * math.log(2 * math.pi)
+        inside = below[:, 1:] + (above[:, :-1] + torch.log(-torch.expm1(-step / scale)))
+        log_prior = torch.cat((below[:, :1], inside, above[:, -1:]), -1)
+        return log_prior + self.log_likelihood(cues, levels, noise)
 
     @property
     def log_evidence(self) -> Tensor:
@@ -184,6 +197,15 @@ class NoisyLevels(dist.TorchDistribution):
         # Only a chunk's inputs are kept for the gradient.
         found = [checkpoint(enumerate_levels, *chunk, use_reentrant=False) for chunk in self._chunks()]
         return torch.cat(found).view(self.batch_shape)
+
+    @torch.no_grad()
+    def expectation(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """E[f(c, x, noise) | c], without gradient. ``function`` takes the same arguments as ``log_likelihood``."""
+        levels, parts = self._levels(), []
+        for chunk in self._chunks():
+            weights = self._log_joint(*chunk).softmax(-1)
+            parts.append((weights * function(chunk[2], levels, chunk[3])).sum(-1))
+        return torch.cat(parts).view(self.batch_shape)
 
     @cached_property
     @torch.no_grad()
@@ -226,5 +248,4 @@ class NoisyLevels(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability in nats; values must be levels."""
-        log_noise = dist.Normal(value, self.noise, validate_args=False).log_prob(self.cues)
-        return self.prior.log_prob(value) + log_noise - self.log_evidence
+        return self.prior.log_prob(value) + self.log_likelihood(self.cues, value, self.noise) - self.log_evidence

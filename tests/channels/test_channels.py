@@ -1,15 +1,27 @@
 """Channels: damage at the stated rate, and Bayes' rule for every entry."""
 
+import copy
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_kanerva import Channel, Flip, GaussianNoise, Occlusion, Replace, SaltAndPepper, UnknownLevel, Where
-from pyro_kanerva.channels import check_channel, has_unknown_level, resolve
+from pyro_kanerva import (
+    Channel,
+    ClampedGaussianNoise,
+    Flip,
+    GaussianNoise,
+    Occlusion,
+    Replace,
+    SaltAndPepper,
+    UnknownLevel,
+    Where,
+)
+from pyro_kanerva.channels import check_channel, has_real_cues, has_unknown_level, resolve
 from pyro_kanerva.distributions import DiscretizedLogistic
 
 
@@ -80,19 +92,29 @@ def levels(*shape):
     return DiscretizedLogistic(torch.rand(shape).double(), 0.02 + 0.1 * torch.rand(shape).double(), 7)
 
 
+def normal_grey(*shape):
+    """Means in [0, 1]."""
+    return dist.Normal(torch.rand(shape, dtype=torch.float64), 0.05 + 0.25 * torch.rand(shape, dtype=torch.float64))
+
+
 PAIRS = [  # a channel and predictions that it fits
     (Flip(0.2), bernoulli),
     (SaltAndPepper(0.3), bernoulli),
     (Replace(0.3, 4), categorical),
     (GaussianNoise(0.5), normal),
     (GaussianNoise(0.15), levels),
+    (ClampedGaussianNoise(0.5), normal_grey),
+    (ClampedGaussianNoise(0.5, folded=True), normal_grey),
+    (ClampedGaussianNoise(0.4), bernoulli),
+    (ClampedGaussianNoise(0.2, folded=True), levels),
 ]
 NAMES = [f"{channel} of {make.__name__}" for channel, make in PAIRS]
 
 
 def draw(channel, prediction):
-    """Cues from the channel, of patterns from the prediction."""
-    return channel(prediction.sample().double())
+    """Cues from the channel, of patterns from the prediction; a Normal one is not limited to [0, 1]."""
+    with pyro.validation_enabled(False):
+        return channel(prediction.sample().double())
 
 
 @given(p=st.floats(1e-4, 1 - 1e-4), number=st.integers(2, 6), data=st.data())
@@ -175,6 +197,13 @@ def test_draws_and_gradients_of_noisy_levels():
     assert torch.autograd.gradcheck(
         lambda m, s: GaussianNoise(0.1).log_evidence(values, DiscretizedLogistic(m, s, 9)), (loc, scale)
     )
+
+
+def test_a_scale_keeps_its_precision_in_float64():
+    prediction, cues = normal(4), torch.randn(4, dtype=torch.float64)
+    number, tensor = GaussianNoise(0.3), GaussianNoise(torch.tensor(0.3, dtype=torch.float64))
+    assert torch.equal(number.log_evidence(cues, prediction), tensor.log_evidence(cues, prediction))
+    assert torch.equal(number.posterior(cues, prediction).loc, tensor.posterior(cues, prediction).loc)
 
 
 @pytest.mark.parametrize("make", [bernoulli, categorical, normal, levels])
@@ -273,7 +302,7 @@ def test_replace_without_a_number_of_classes_takes_those_of_the_patterns():
 
 
 def level(channel):
-    return torch.as_tensor(channel.scale if isinstance(channel, GaussianNoise) else channel.p, dtype=torch.float64)
+    return torch.as_tensor(channel.scale if hasattr(channel, "scale") else channel.p, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
@@ -295,7 +324,9 @@ def test_level_is_recovered(channel, make, factor):
 
 
 def _at(channel, value):
-    return Replace(value, channel.num_classes) if isinstance(channel, Replace) else type(channel)(value)
+    other = copy.copy(channel)
+    setattr(other, "scale" if hasattr(channel, "scale") else "p", value)
+    return other
 
 
 def _total(channel, cues, prediction):
@@ -377,14 +408,71 @@ def test_unknown_levels_inside_where():
     assert not has_unknown_level(known)
 
 
+MASK = torch.ones(3, dtype=torch.bool)
+
+KNOWN = [  # a channel, and p(c | x) for two entries with c = x and two with c != x
+    (Flip(0.2), (0.0, 1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 0.0), (0.8, 0.8, 0.2, 0.2)),
+    (SaltAndPepper(0.2), (0.0, 1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 0.0), (0.9, 0.9, 0.1, 0.1)),
+    (Replace(0.3, 3), (0.0, 2.0, 0.0, 2.0), (0.0, 2.0, 1.0, 1.0), (0.8, 0.8, 0.1, 0.1)),
+    (GaussianNoise(0.5), (0.0, 2.0, 0.0, 2.0), (0.0, 2.0, 0.5, 1.5), (0.797885, 0.797885, 0.483941, 0.483941)),
+    (ClampedGaussianNoise(0.5), (0.2, 1.0, 0.5, 0.5), (0.2, 1.0, 0.0, 1.0), (0.797885, 0.5, 0.158655, 0.158655)),
+]
+
+
+@pytest.mark.parametrize(("channel", "patterns", "cues", "expected"), KNOWN, ids=str)
+def test_evidence_of_known_patterns_is_the_likelihood(channel, patterns, cues, expected):
+    """``Delta``, also with more dimensions on the left and inside ``Where``; the posterior is the pattern."""
+    patterns, cues = torch.tensor(patterns), torch.tensor(cues)
+    known = dist.Delta(patterns.expand(2, 3, 4))
+    evidence = channel.log_evidence(cues, known)
+    torch.testing.assert_close(evidence, torch.tensor(expected).log().expand(2, 3, 4), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(Where(torch.ones(4) > 0, channel, channel).log_evidence(cues, known), evidence)
+    assert torch.equal(channel.posterior(cues, known).sample().float(), known.v)
+
+
+@pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
+def test_level_of_known_patterns(channel, make):
+    """For known patterns the most likely level is in closed form, or the best of a grid."""
+    torch.manual_seed(0)
+    patterns = make(1, 1, 400).sample().double()
+    if isinstance(channel, ClampedGaussianNoise):
+        patterns = patterns.clamp(0, 1)
+    cues, known = channel(patterns), dist.Delta(patterns)
+    resolved = UnknownLevel(channel, 300).resolve(cues, known, torch.ones_like(cues, dtype=torch.bool), (2,))
+    grid = torch.linspace(0.05, 0.95, 300, dtype=torch.float64).tolist()
+    best = max(_total(_at(channel, value), cues, known) for value in grid)
+    assert _total(resolved, cues, known) >= best - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("channel", "message"),
+    [
+        (Flip(0.1), "entries other than 0 and 1"),
+        (Replace(0.1, 3), r"entries other than the classes 0 \.\.\. 2"),
+        (Replace(0.1), r"Replace\(0.1\): num_classes is None; known patterns \(Delta\) need it. Pass num_classes"),
+        (ClampedGaussianNoise(0.1), r"expected entries in \[0, 1\]"),
+    ],
+    ids=str,
+)
+def test_bad_known_patterns(channel, message):
+    patterns = torch.tensor([0.0, 3.0])
+    with pytest.raises(ValueError, match=message):
+        channel.log_evidence(patterns, dist.Delta(patterns))
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.1), ClampedGaussianNoise(0.1)], ids=str)
+def test_cues_that_are_any_real_numbers(noise):
+    for channel in (None, Flip(0.1), Occlusion(MASK), Where(MASK, Flip(0.1), Flip(0.2))):
+        assert not has_real_cues(channel)
+    for channel in (noise, UnknownLevel(noise), Where(MASK, Flip(0.1), noise), Where(MASK, noise, Flip(0.1))):
+        assert has_real_cues(channel)
+
+
 def test_a_query_without_observed_entries_gets_a_level():
     prediction = bernoulli(1, 2, 5)
     cues = draw(Flip(0.2), prediction)
     resolved = UnknownLevel(Flip(0.2)).resolve(cues, prediction, torch.zeros(1, 2, 5, dtype=torch.bool), (2,))
     assert ((resolved.p > 0) & (resolved.p < 1)).all()
-
-
-MASK = torch.ones(3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(
@@ -394,6 +482,7 @@ MASK = torch.ones(3, dtype=torch.bool)
         SaltAndPepper(0.1),
         Replace(0.1),
         GaussianNoise(1.0),
+        ClampedGaussianNoise(1.0),
         Occlusion(MASK),
         Where(MASK, Flip(0.1), Flip(0.2)),
     ],
@@ -445,7 +534,7 @@ def test_mask_of_another_shape(channel):
     [
         (Flip(0.1), normal, r"Flip\(0.1\) damages entries of a Bernoulli likelihood; this one is Normal"),
         (SaltAndPepper(0.1), categorical, r"SaltAndPepper\(0.1\) damages entries of a Bernoulli .* Categorical"),
-        (GaussianNoise(0.1), bernoulli, r"GaussianNoise\(0.1\) damages entries of a Normal likelihood; .* Bernoulli"),
+        (GaussianNoise(0.1), bernoulli, r"GaussianNoise\(0.1\) damages entries of a Normal or Disc.* Bernoulli"),
         (Replace(0.1), bernoulli, r"Replace\(0.1\) damages entries of a Categorical likelihood; .* Bernoulli"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 
-from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic
+from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic, NoisyLevels
 
 # ---------------------------------------------------------------------- the map to the simplex
 
@@ -139,3 +139,25 @@ def test_shapes_of_the_levels():
         DiscretizedLogistic(torch.zeros(2), torch.zeros(2), 8, validate_args=True)
     with pytest.raises(ValueError, match="support"):
         DiscretizedLogistic(torch.zeros(2), torch.ones(2), 8, validate_args=True).log_prob(torch.tensor([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("number", [2, 7, 256])
+@pytest.mark.parametrize(("loc", "scale"), EXTREMES)
+def test_levels_that_the_cue_shows_exactly(loc, scale, number):
+    """The evidence of a cue without noise is the prior probability of its level; their sum over all levels is 1."""
+
+    def exactly(cues, levels, _noise):
+        return torch.where(cues == levels, 0.0, -torch.inf).to(cues)
+
+    def vaguely(cues, levels, noise):
+        return 0 * (cues + levels + noise)
+
+    prior, cues = DiscretizedLogistic(double([loc]), double(scale), number), levels_of(number, torch.float64)
+    posterior = NoisyLevels(prior, cues, double(1.0), exactly)
+    torch.testing.assert_close(posterior.log_evidence, prior.log_prob(cues))
+    flat = NoisyLevels(prior, cues, double(1.0), vaguely)
+    torch.testing.assert_close(flat.log_evidence, torch.zeros_like(cues))
+    torch.testing.assert_close(flat.mean, prior.mean.expand(number))
+    torch.testing.assert_close(
+        flat.expectation(lambda c, x, s: c * x**2 + s), cues * flat.expectation(lambda c, x, s: x**2 + 0 * c) + 1
+    )

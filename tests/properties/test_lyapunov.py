@@ -7,6 +7,8 @@ from helpers import small_machine
 from pyro_kanerva import (
     BernoulliLikelihood,
     CategoricalLikelihood,
+    ClampedGaussianNoise,
+    DiscretizedLogisticLikelihood,
     Episodes,
     Flip,
     GaussianNoise,
@@ -46,15 +48,35 @@ CHANNELS = {
         Where(LEFT, Replace(0.1), Replace(0.5)),
         UnknownLevel(Replace(0.3)),
     ],
+    "unit": [
+        ClampedGaussianNoise(0.5, folded=True),
+        ClampedGaussianNoise(0.5),
+        Where(LEFT, ClampedGaussianNoise(0.1), Occlusion(LEFT)),
+        UnknownLevel(ClampedGaussianNoise(0.2, folded=True)),
+    ],
+    "grey": [
+        ClampedGaussianNoise(0.5, folded=True),
+        ClampedGaussianNoise(0.5),
+        Where(LEFT, ClampedGaussianNoise(0.1), ClampedGaussianNoise(2.0, folded=True)),
+        UnknownLevel(ClampedGaussianNoise(0.2)),
+    ],
 }
 LIKELIHOODS = {
     "bernoulli": BernoulliLikelihood(),
     "normal": NormalLikelihood(0.5),
     "categorical": CategoricalLikelihood(4),
+    "unit": NormalLikelihood(0.2),
+    "grey": DiscretizedLogisticLikelihood(0.1, 8),
 }
-DAMAGE = {"bernoulli": SaltAndPepper(0.3), "normal": GaussianNoise(0.5), "categorical": Replace(0.3, 4)}
+DAMAGE = {
+    "bernoulli": SaltAndPepper(0.3),
+    "normal": GaussianNoise(0.5),
+    "categorical": Replace(0.3, 4),
+    "unit": ClampedGaussianNoise(0.5, folded=True),
+    "grey": ClampedGaussianNoise(0.5, folded=True),
+}
 EPISODES, LENGTH, STEPS = 12, 25, 20
-QUERIES = 2 * sum(map(len, CHANNELS.values())) * EPISODES * LENGTH + 6 * 2 * EPISODES * LENGTH
+QUERIES = 2 * (sum(map(len, CHANNELS.values())) + 2 * len(CHANNELS)) * EPISODES * LENGTH
 
 
 def build(kind: str) -> tuple[KanervaMachine, torch.Tensor]:
@@ -64,6 +86,8 @@ def build(kind: str) -> tuple[KanervaMachine, torch.Tensor]:
         "bernoulli": bits.float(),
         "normal": bits + 0.3 * torch.randn(600, 12),
         "categorical": (bits + 2 * (torch.rand(600, 12) < 0.2)).float(),
+        "unit": 0.8 * bits + 0.2 * torch.rand(600, 12),
+        "grey": (5 * bits + torch.randint(0, 3, (600, 12))) / 7,
     }[kind]
     options = {"output_shape": (12, 4)} if kind == "categorical" else {}
     return small_machine((12,), 6, 8, likelihood=LIKELIHOODS[kind], **options), images

@@ -192,7 +192,7 @@ def test_own_channel_and_own_likelihood(make_machine, patterns):
         ({"matrix": torch.zeros(3, 6, 10).double()}, "matrix is torch.float64 on cpu .*; expected torch.float32"),
         (
             {"channel": GaussianNoise(0.1)},
-            "GaussianNoise.* damages entries of a Normal likelihood; this one is Bernoulli",
+            "GaussianNoise.* damages entries of a Normal or DiscretizedLogistic likelihood; this one is Bernoulli",
         ),
         ({"channel": Replace(0.1)}, "Replace.* damages entries of a Categorical likelihood; this one is Bernoulli"),
         ({"channel": Occlusion(torch.ones(4, dtype=torch.bool))}, "Occlusion.*mask does not broadcast"),
