@@ -7,7 +7,7 @@
 ``--colors`` is an .npz file with color ``images`` (N, height, width, 3), which no machine was trained on: it compares
 the ways to find a stored image alone. Every machine was trained on other images than it stores here.
 
-Episodes have the shape (B, N, D): B memories, N stored images of D entries. Each of the first Q images is a cue.
+Episodes have the shape (B, N, D): B memories, N stored images of D entries. Q of the N images are cues.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def parser():
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cues", type=int, default=50, help="cues of each damage and number of stored images")
+    parser.add_argument("--steps", type=int, default=10, help="of a query; one-hot addresses need one")
     parser.add_argument("--stored", type=int, nargs="+", default=[2, 10, 100, 1000])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.5, 0.8, 1.0, 1.5])
     parser.add_argument("--stream", type=int, default=1024, help="images of the stream, a power of two")
@@ -246,17 +247,18 @@ def cue_and_mean(stored, mean):
     return recall, 0
 
 
-def kanerva(stored, machine, size, held=None, empty=False):
+def kanerva(stored, machine, size, steps, held=None, empty=False):
     """Our memory of the images; as controls, one that ``held`` other images instead, or an ``empty`` one."""
     held = stored if held is None else held
     memory = machine.prior_memory(len(stored)) if empty else machine.write(held.unflatten(-1, size))
-    return written_before(stored, memory, size)
+    return written_before(stored, memory, size, steps)
 
 
-def written_before(stored, memory, size):
+def written_before(stored, memory, size, steps):
+    """Our memory, as it was written before."""
     machine = memory.machine
-    # One step tries every slot, so that a second one would change nothing.
-    steps = 1 if isinstance(machine.address_prior, pk.CategoricalAddress) else 10
+    if isinstance(machine.address_prior, pk.CategoricalAddress):
+        steps = 1  # it tries every slot, so that a second one would change nothing
 
     def recall(cues, damage):
         off, on = (density.unflatten(-1, size) for density in binary_evidence(damage, cues))
@@ -309,7 +311,7 @@ def load(args):
     size = (1, *images.shape[1:])
     other, images = ((part > 127).flatten(1).float() for part in (other, images))
     few = other[torch.randperm(len(other), generator=torch.Generator().manual_seed(0))[:4000]]
-    basis = (few.mean(0), torch.linalg.svd(few - few.mean(0), full_matrices=False)[2].mT)
+    basis = (few.mean(0), torch.linalg.eigh(few.mT.cov()).eigenvectors.flip(-1))  # the largest variances first
     mixture, gaussian = (pk.pretrained(name).requires_grad_(False) for name in names)
     return {
         "name": names[0], "other": other, "images": images, "size": size, "basis": basis,
@@ -396,9 +398,9 @@ def universal_hopfield_protocol(args, data, seed, results):
         torch.manual_seed(seed)
         ours = {}
         for name, machine in machines_for(data, number).items():
-            ours[name] = partial(kanerva, machine=machine, size=size)
-            ours[f"{name}, other memory"] = partial(kanerva, machine=machine, size=size, held=others)
-            ours[f"{name}, empty memory"] = partial(kanerva, machine=machine, size=size, empty=True)
+            ours[name] = partial(kanerva, machine=machine, size=size, steps=args.steps)
+            ours[f"{name}, other memory"] = partial(ours[name], held=others)
+            ours[f"{name}, empty memory"] = partial(ours[name], empty=True)
         for damage in (Hidden(upper_half(*size), "lower half black"), *map(FoldedNoise, args.noise)):
             beta = best_beta(data["other"], damage, (episodes, number))
             rows = common_rows(mean, beta) | {
@@ -442,7 +444,8 @@ def stream_protocol(args, data, seed, results):
                 memories[name] = memories[name].write(source[:, written - 1 : written].unflatten(-1, size))
         if written & (written - 1):
             continue  # not a power of two
-        ours = {name: partial(written_before, memory=memory, size=size) for name, memory in memories.items()}
+        ask = partial(written_before, size=size, steps=args.steps)
+        ours = {name: partial(ask, memory=memory) for name, memory in memories.items()}
         chosen = torch.randperm(written, generator=torch.Generator().manual_seed(seed))[: args.stream_cues]
         for damage in damages:
             rows = common_rows(mean, best_beta(data["other"], damage, (1, written))) | {"likelihood, zlib": likelihood}
@@ -459,18 +462,19 @@ def erase_protocol(args, data, seed, results):
     for number in (slots, 2 * slots):
         images = draw(data["images"], seed, args.erase_episodes, number + args.erased).unflatten(-1, data["size"])
         for name, machine in machines.items():
-            result = erase_some(machine, images[:, :number], images[:, number:], seed)
+            result = erase_some(machine, images[:, :number], images[:, number:], seed, args.steps)
             results.append({"protocol": "erase", "stored": number, "damage": "", "row": name, "seed": seed, **result})
 
 
-def erase_some(machine, stored, never, seed):
+def erase_some(machine, stored, never, seed, steps):
     """Write ``stored``, and erase as many of them, each alone, as there are images that were ``never`` written."""
     noise = pk.SaltAndPepper(0.3)
     cues = noise(stored, torch.Generator().manual_seed(seed))
 
     def wrong(memory):
         """Wrong pixels (B, N) in %."""
-        return 100 * (memory.query(cues, channel=noise).patterns[-1] != stored).flatten(2).float().mean(-1)
+        recalled = memory.query(cues, channel=noise, num_steps=steps).patterns[-1]
+        return 100 * (recalled != stored).flatten(2).float().mean(-1)
 
     memory = machine.prior_memory(len(stored))
     for image in stored.split(1, 1):
@@ -494,10 +498,21 @@ def erase_some(machine, stored, never, seed):
     }
 
 
-def compressed(stored, budget):
-    """As many images as fit into ``budget`` bytes, compressed; the image of the highest likelihood."""
-    number = min(stored.shape[1], max(1, int(budget / likelihood(stored)[1])))
-    return likelihood(stored[:, :number])
+def compressed(stored, budget, mean):
+    """As many images as fit into ``budget`` bytes, compressed. The one of the highest likelihood, or, where the mean
+    image explains the cue better than all of them, cue and mean image."""
+    number = min(stored.shape[1], int(budget / likelihood(stored)[1]))
+    if number == 0:
+        return cue_and_mean(stored, mean)
+    recall_kept, kept = likelihood(stored[:, :number])
+
+    def recall(cues, damage):
+        found, (off, on), p = recall_kept(cues, damage), binary_evidence(damage, cues), mean.clamp(0.001, 0.999)
+        known = torch.where(found > 0, on, off).sum(-1, keepdim=True)
+        unknown = torch.logaddexp(p.log() + on, (-p).log1p() + off).sum(-1, keepdim=True)
+        return torch.where(known > unknown, found, cue_and_mean(stored, mean)[0](cues, damage))
+
+    return recall, kept
 
 
 def bytes_protocol(args, data, seed, results):
@@ -506,24 +521,23 @@ def bytes_protocol(args, data, seed, results):
     for number in args.lengths:
         shape, chosen = (max(1, args.cues // number), number), spread(args.cues, number)
         images, beta = draw(data["images"], seed, *shape), best_beta(data["other"], damage, shape)
-        for slots in sorted({max(1, number // 8), max(1, number // 4), number // 2, 32, number}):
+        for slots in sorted({32, *(max(1, number // part) for part in (1, 2, 4, 8, 16, 32, 64))}):
             torch.manual_seed(seed)
             ours = {"ours, slots": with_slots(data["mixture"], pk.CategoricalAddress(slots), slots, 1.0)}
             if slots <= 128:
                 # A wider mixture tells several images of one slot apart.
                 prior = pk.MixtureAddress(slots, 0.01 if number <= slots else 0.1)
                 ours["ours, mixture"] = with_slots(data["mixture"], prior, slots, 1.0)
-            if slots == 32:
-                ours["ours, the paper's prior"] = data["gaussian"]
+                ours["ours, the paper's prior"] = machines_for(data, slots)["ours, the paper's prior"]
             floats = slots * code_size / number  # that our memory keeps of an image; as many bits are 32 times more
             rows = common_rows(mean, beta) | {
                 "cue and mean image": partial(cue_and_mean, mean=mean),
                 "modern Hopfield, floats": partial(hopfield, beta=beta, share=min(1, floats / len(mean))),
                 "modern Hopfield, bits": partial(hopfield, beta=beta, share=min(1, 32 * floats / len(mean))),
                 "PCA": partial(principal_components, basis=data["basis"], number=max(1, min(int(floats), len(mean)))),
-                "zlib": partial(compressed, budget=4 * slots * code_size),
+                "zlib": partial(compressed, budget=4 * slots * code_size, mean=mean),
             }
-            rows |= {name: partial(kanerva, machine=machine, size=size) for name, machine in ours.items()}
+            rows |= {name: partial(kanerva, machine=one, size=size, steps=args.steps) for name, one in ours.items()}
             labels = {"protocol": "bytes", "stored": number, "slots": slots, "budget": 4 * slots * code_size / number}
             measure(results, rows, images, damage, seed, chosen, **labels)
 
