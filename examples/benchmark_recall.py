@@ -629,7 +629,8 @@ def draw_panels(panels, path, title, column, ylabel):
                 at, mean, half = (100 * np.array(values) for values in zip(*points, strict=True))
                 empty = {"linestyle": ":", "markerfacecolor": "white"} if row.endswith("empty memory") else {}
                 style = {"color": color, "marker": marker, "markersize": 5, "capsize": 2, **empty}
-                handles[row] = ax.errorbar(at / 100, mean, half, **style)
+                inside = np.minimum(half, [mean, 100 - mean])  # a share is between 0 and 100%
+                handles[row] = ax.errorbar(at / 100, mean, inside, **style)
         ax.set(title=name, xlabel=xlabel)
         if ticks is not None:
             ax.set_xscale("log")
@@ -651,12 +652,15 @@ def draw_figures(rows, folder):
     def stored(row):
         return row["stored"]
 
+    def level(row):
+        return float(row["damage"].split()[-1])
+
     panels = []
     for protocol, kind in (("uhn", "drawings"), ("colors", "color images")):
         noisy = [row for row in where(protocol=protocol) if row["damage"].startswith("noise")]
         for number in sorted({row["stored"] for row in noisy})[-2:]:
             some = [row for row in noisy if row["stored"] == number]
-            panels.append((f"{number:,} {kind}", "s", None, some, lambda row: float(row["damage"].split()[-1])))
+            panels.append((f"{number:,} {kind}", "standard deviation s", None, some, level))
     if panels:
         title = "Noise min(|x + Normal(0, s)|, 1): how often the recalled image is nearest to its own"
         draw_panels(panels, folder / "comparison_noise.png", title, "identity", "identity accuracy, %")
