@@ -5,6 +5,7 @@ import runpy
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT
 
 from pyro_kanerva.cli import main
@@ -13,6 +14,8 @@ EXAMPLES = ROOT / "examples"
 ARGS = {
     "address_priors.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 --lengths 2 4 "
     "--patterns 4 --scales 0.1 --run run --out picture.png",
+    "benchmark_recall.py": "--seeds 2 --cues 2 --steps 1 --stored 2 --noise 0.5 --stream 2 --stream-slots 2 "
+    "--stream-cues 1 --erase-slots 2 --erase-episodes 1 --erased 1 --lengths 2 --out run",
     "compare_parts.py": "--steps 2 --slots 3 --code-size 3 --width 8 --episode-length 3 --batch-size 2 "
     "--test-episodes 2 --recall-episodes 2 --memory-priors gaussian laplace --address-priors gaussian categorical "
     "--writers blocks slots kanerva-2018 --readers exact slots kanerva-2018 --vae --run run --out picture.png",
@@ -48,6 +51,7 @@ ARGS = {
 }
 WRITES = {name: ["picture.png"] for name, arguments in ARGS.items() if "--out picture.png" in arguments}
 WRITES["compare_parts.py"] = WRITES["address_priors.py"] = ["picture.png", "run"]
+WRITES["benchmark_recall.py"] = ["run"]
 WRITES["train_distributed.py"] = ["machine.pt"]
 WRITES["omniglot_figures.py"] = ["a", "b", "figures", "images.npz"]
 TRAIN = (
@@ -138,6 +142,41 @@ def test_the_vae_of_compare_parts_goes_on_from_its_checkpoint(tmp_path):
     whole, resumed = fit(episodes, "whole").state_dict(), fit(episodes, "resumed").state_dict()
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value)
+
+
+def test_benchmark_recall_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    images = (random.random((40, 28, 28)) < 0.2).astype(np.uint8) * 255
+    np.savez("images.npz", images=images, split=np.arange(40) % 2)
+    np.savez("colors.npz", images=random.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    example = runpy.run_path(str(EXAMPLES / "benchmark_recall.py"))
+    options = (
+        "--data images.npz --colors colors.npz --protocols uhn --seeds 1 --cues 3 --steps 1 --stored 4 --noise 0.3"
+    )
+    rows = example["main"](example["parser"]().parse_args(options.split()))
+    found = {(row["protocol"], row["damage"], row["row"]): row for row in rows}
+    for place in (("uhn", "noise 0.3", "likelihood, zlib"), ("colors", "noise 0.3", "likelihood")):
+        assert found[place]["identity"] == (1, 0)
+        assert found[place]["mse"] == (0, 0)
+    assert found["uhn", "noise 0.3", "nearest, Euclidean"]["time a cue"] == (1, 0)
+    assert found["uhn", "noise 0.3", "mean image"]["identity"][0] < 1
+    cue, pasted = (found["uhn", "lower half black", name]["mse"][0] for name in ("cue itself", "cue and mean image"))
+    assert pasted < cue
+    tables = (tmp_path / "comparison" / "tables.md").read_text()
+    assert tables.count("\n### ") == 4
+    assert "| ours, slots, empty memory | " in tables
+
+
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_the_densities_of_benchmark_recall_add_up(x):
+    noise = runpy.run_path(str(EXAMPLES / "benchmark_recall.py"))["FoldedNoise"](0.5)
+    below = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
+    density = noise.log_density(below, torch.tensor(x)).exp()
+    clamped = noise.log_density(torch.tensor([1.0]), torch.tensor(x)).exp()
+    assert torch.trapezoid(density, below) + clamped == pytest.approx(1, abs=1e-3)
+    drawn = noise(torch.full((100_000,), x), torch.Generator().manual_seed(0))
+    assert (drawn == 1).float().mean() == pytest.approx(clamped.item(), abs=0.01)
 
 
 def test_omniglot_figures(tmp_path, monkeypatch, capsys):
