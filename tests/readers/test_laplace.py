@@ -156,6 +156,22 @@ def test_simplex_steps_never_lower_the_posterior():
     assert (torch.stack(values).diff(dim=0) >= -1e-10).all()
 
 
+@pytest.mark.parametrize("strength", [30.0, 1000.0])
+def test_steps_for_positive_addresses_never_lower_the_posterior(strength):
+    """Of log w, also for codes far away, to which every Newton step overshoots."""
+    prior, matrix, codes = (
+        dist.Gamma(torch.tensor([2.0]), 1.5).to_event(1),
+        torch.ones(1, 1),
+        torch.tensor([[strength]]),
+    )
+    values = []
+    for number in range(1, 8):
+        points = LaplaceReader(number)(codes, matrix, prior, sigma()).base_dist.loc
+        values.append(log_posterior(points.exp(), codes, matrix, prior) + points.sum(-1))
+    start = log_posterior(torch.ones(1, 1), codes, matrix, prior)
+    assert (torch.stack([start, *values]).diff(dim=0) >= 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["HalfNormal", "Gamma"])
 @pytest.mark.parametrize("strength", [-10.0, -3.0, -1.0, 1.0, 3.0])
