@@ -183,6 +183,34 @@ def test_a_mixture_writer_with_narrow_components_between_slots(sweeps, logits):
     torch.testing.assert_close(factor @ factor.mT, expected, rtol=0, atol=1e-6)
 
 
+def test_the_start_of_the_mixture_writer_by_hand():
+    """One pass over the codes, whose variance within a slot k is sigma^2 + E|M^T (w - m_k)|^2 / C, then one sweep."""
+    codes, scale, spread = torch.randn(2, 6, 3), torch.tensor(0.7), torch.tensor([0.3, 0.6, 0.9])
+    rows = torch.tensor([0.5, 1.0, 1.5])
+    prior = MatrixNormal(torch.randn(3, 3), rows.diag())
+    address_prior = GaussianMixture(torch.zeros(3), torch.eye(3), UNEQUAL, spread.diag())
+    # E|M^T v|^2 = sum_k Var[v_k] E|M_k|^2, for v of independent entries
+    within = (spread.square() * (prior.loc.square().sum(-1) + 3 * rows.square())).sum() / 3
+    weights = []
+    for b in range(2):
+        mean, precision = prior.loc, 1 / rows.square()
+        for code in codes[b]:
+            noise = scale**2 + within
+            predictive = dist.Normal(mean, (1 / precision + noise).sqrt().unsqueeze(-1)).to_event(1)
+            weights.append((predictive.log_prob(code) + UNEQUAL).softmax(0))
+            gained = weights[-1] / noise
+            total = (precision.unsqueeze(-1) * mean + gained.unsqueeze(-1) * code) / (precision + gained).unsqueeze(-1)
+            mean, precision = total, precision + gained
+    weights = torch.stack(weights).unflatten(0, (2, 6))
+    precision = 1 / rows.square() + weights.sum(1) / scale**2
+    loc = (prior.loc / rows.square().unsqueeze(-1) + weights.mT @ codes / scale**2) / precision.unsqueeze(-1)
+    q = conjugate.mixture_address_posterior(
+        codes, loc, scale, address_prior, row_covariance=precision.reciprocal().diag_embed()
+    )
+    result = MixtureWriter(address_prior, 1)(codes, prior, scale)
+    torch.testing.assert_close(result.addresses, q.mean)
+
+
 def test_a_sweep_of_the_mixture_writer_by_hand():
     """q(w) given the memory of a sweep before, then q(M) from the first two moments of each address."""
     codes, scale = torch.randn(2, 6, 3), torch.tensor(0.7)
@@ -462,6 +490,15 @@ def test_optional_attributes():
     check_continues(plain)
     with pytest.raises(ValueError, match=r"PseudoInverseWriter starts anew.*would lose.*OnlineWriter\(8, 1\)"):
         check_continues(PseudoInverseWriter(4))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: OnlineWriter(40), lambda: FrameWriter(random_memory(slots=4, size=3)), lambda: SlotWriter()]
+)
+def test_the_memory_is_the_prior_plus_the_statistics(make):
+    prior = MatrixNormal(torch.randn(4, 3), torch.tensor([0.5, 1.0, 1.5, 2.0]).diag())
+    result = make()(torch.randn(2, 40, 3), prior, sigma())
+    same_memory(result.memory, conjugate.add_statistics(prior.expand((2,)), result.statistics))
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 40])
