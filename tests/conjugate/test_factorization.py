@@ -32,6 +32,14 @@ def test_factorizations(factorize, batch):
     assert gradgradcheck(lambda root: factorize(matrix(root), "some matrix"), root)
 
 
+@pytest.mark.parametrize("factorize", [precision_to_scale_tril, inverse_positive])
+def test_the_gradient_of_a_symmetric_matrix_is_symmetric(factorize):
+    root = torch.randn(4, 4, dtype=torch.float64)
+    matrix = (root @ root.mT + torch.eye(4, dtype=torch.float64)).requires_grad_()
+    (factorize(matrix, "some matrix") * torch.randn(4, 4, dtype=torch.float64)).sum().backward()
+    torch.testing.assert_close(matrix.grad, matrix.grad.mT)
+
+
 @pytest.mark.parametrize("factorize", FACTORIZATIONS)
 def test_errors_name_the_cause(factorize):
     with pytest.raises(ValueError, match=r"some matrix .* is not positive definite.*float64"):

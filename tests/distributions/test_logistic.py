@@ -58,6 +58,7 @@ def levels_of(number, dtype):
 
 
 EXTREMES = [(0.5, 0.1), (0.0, 0.05), (1.0, 0.2), (0.3, 1e-3), (0.31, 1e-5), (-3.0, 0.1), (4.0, 0.01), (0.5, 50.0)]
+EXTREMES += [(0.4, 3.0), (0.6, 3.0)]  # a tail is more probable than the level nearest to loc
 
 
 def brute_force(loc, scale, number):

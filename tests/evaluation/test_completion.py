@@ -32,6 +32,17 @@ def test_completion(make_machine, patterns):
         assert errors[name] == pytest.approx(wrong[..., 4:].double().mean().item())
 
 
+def test_hidden_entries_are_recalled_from_visible_ones(slot_machine, separated):
+    """With half of the entries visible they are found. With none visible the cue says nothing about its pattern."""
+    errors = {}
+    for number in (32, 64):
+        hidden = torch.arange(64) < number
+        errors[number] = evaluate_completion(slot_machine, [separated], Occlusion(~hidden), hidden, num_samples=5)
+    for name in ("query", "mean of the chain"):
+        assert errors[32][name] < 0.05
+        assert errors[64][name] > 0.3
+
+
 def test_a_single_episode_has_no_other_memory(make_machine, patterns):
     hidden = torch.arange(7) > 3
     with pytest.raises(ValueError, match=r"evaluate_completion\(\): batches have one episode in all"):

@@ -24,12 +24,15 @@ def test_training_pair_with_neutral_weights_is_model_and_guide(make_machine, pat
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO])
-def test_autoencoder_term(make_machine, patterns, elbo):
+@pytest.mark.parametrize("cue_channel", [None, lambda x: 1 - x], ids=["plain", "damaged cues"])
+def test_autoencoder_term(make_machine, patterns, elbo, cue_channel):
+    """It is that of the undamaged patterns."""
     machine = make_machine()
     losses = []
     for weight in (0.0, 2.0):
         torch.manual_seed(1)
-        losses.append(elbo(max_plate_nesting=2).loss(*machine.training_pair(weight), patterns))
+        pair = machine.training_pair(weight, cue_channel=cue_channel)
+        losses.append(elbo(max_plate_nesting=2).loss(*pair, patterns))
     log_prob = machine.decode(machine.encode(patterns), (1, 5, 7)).log_prob(patterns).sum().item()
     assert losses[1] - losses[0] == pytest.approx(-2 * log_prob, rel=1e-5)
     # the plain programs do not contain it
@@ -45,6 +48,21 @@ def test_memory_kl_weight(make_machine, patterns, weight):
         losses.append(TraceMeanField_ELBO(max_plate_nesting=2).loss(*machine.training_pair(0, value), patterns))
     memory_kl = 8 * machine.bound(patterns).memory_kl.sum().item()
     assert losses[1] - losses[0] == pytest.approx((weight - 1) * memory_kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+def test_memory_kl_weight_of_an_estimate(make_machine, patterns, weight):
+    """Without a closed form, it multiplies log q(M) - log p(M) at the draw."""
+    machine = make_machine().double()
+    losses = []
+    for value in (1.0, weight):
+        torch.manual_seed(1)
+        pair = machine.training_pair(0, value)
+        losses.append(Trace_ELBO(max_plate_nesting=2).loss(*pair, patterns.double()))
+    torch.manual_seed(1)
+    site = poutine.trace(machine.guide).get_trace(patterns.double()).nodes["memory"]
+    difference = site["fn"].log_prob(site["value"]) - machine.memory_prior().log_prob(site["value"])
+    assert losses[1] - losses[0] == pytest.approx((weight - 1) * difference.sum().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import Identity, linear_machine
+from helpers import Identity, known_memory_machine, linear_machine
 
 from pyro_kanerva import (
     AmortizedReader,
@@ -16,6 +16,7 @@ from pyro_kanerva import (
     NormalLikelihood,
     kanerva_2018,
 )
+from pyro_kanerva.diagnostics import importance_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -102,3 +103,34 @@ def test_latent_codes_with_slots():
     bound = built.bound(torch.randn(2, 6, C), 3)
     assert bound.code_kl.shape == (2,)
     assert (bound.code_kl > 0).all()
+
+
+def test_the_code_divergence_is_an_average_over_slots():
+    """sum_k q(w = e_k) KL(q(z | x) || Normal(M[k], sigma^2 I)), at one draw of M."""
+    built = linear_machine(K, C, 0.3, code_posterior=GaussianCode(C), address_prior=CategoricalAddress(K))
+    x = torch.randn(2, 6, C)
+    with torch.no_grad():
+        posterior = built.write_codes(x).memory
+        torch.manual_seed(1)
+        bound = built.bound(x)
+        torch.manual_seed(1)
+        matrix = posterior.rsample((1,))[0]
+        weights = built.read_codes(x, matrix).probs  # (B, T, K)
+    q, p = dist.Normal(x.unsqueeze(-2), 0.5), dist.Normal(matrix.unsqueeze(1), 0.3)
+    divergences = torch.distributions.kl_divergence(q, p).sum(-1)
+    torch.testing.assert_close(bound.code_kl, (weights * divergences).sum(-1).mean(-1))
+
+
+def test_importance_weights_with_latent_codes():
+    """Their mean is ``p(x | M) = Normal(0, M^T M + (sigma^2 + noise^2) I)``, by memory and by guide."""
+    code_posterior, number = GaussianCode(2, 0.4), 20_000
+    built, matrix = known_memory_machine(2, 2, 0.5, code_posterior=code_posterior, code_scale=0.7)
+    x = torch.randn(3, 1, 2)
+    covariance = matrix.mT @ matrix + (0.7**2 + 0.5**2) * torch.eye(2)
+    exact = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(x.squeeze(1))
+    draws = built.prior_memory(3).log_evidence(x.expand(3, number, 2), num_samples=1).mT
+    for log_weights in (draws, importance_weights(built, x, number)):
+        weights = (log_weights - exact).exp()  # of mean 1
+        error = weights.std(0) / math.sqrt(number)
+        assert error.max() < 0.03
+        assert ((weights.mean(0) - 1).abs() < 5 * error).all()

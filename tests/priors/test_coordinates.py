@@ -93,6 +93,18 @@ def test_log_density_of_coordinates_is_the_change_of_variables(name):
         torch.testing.assert_close(coordinates.entry_log_density(points).sum(-1), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_center_is_near_the_mean_and_at_no_kink(name):
+    """The density has a slope there, the same from both sides; at 0 that of a horseshoe or a Laplace has none."""
+    coordinates = real_coordinates(PRIORS[name](3))
+    center = coordinates.center(torch.zeros(()))
+    for step in 1e-5 * torch.eye(coordinates.size):
+        left, here, right = (coordinates.log_density(center + sign * step) for sign in (-1, 0, 1))
+        assert (right - here).item() == pytest.approx((here - left).item(), abs=1e-8)
+    if coordinates.transform is None and name != "Horseshoe":  # which has no mean
+        assert ((center - coordinates.prior.mean).abs() < 0.2 * coordinates.prior.stddev).all()
+
+
 def test_coordinates_of_a_mixture():
     """The center is the mean; the precision is that of every component."""
     prior, like = MixtureAddress(4, 0.5)(), torch.zeros(())

@@ -106,6 +106,17 @@ def test_scales_of_a_gaussian(scale):
     assert learned == {0: 1, 1: 6, 2: 6 + 36}[given.dim()]
 
 
+def test_the_factor_of_a_gaussian_stays_lower_triangular():
+    """Whatever training makes of the parameter: its entries on and above the diagonal are ignored."""
+    prior, entries = GaussianMemory(4, 3, 0.5 * torch.eye(4)), torch.randn(4, 4)
+    with torch.no_grad():
+        prior.scale_below_diagonal.copy_(entries)
+    expected = 0.5 * torch.eye(4) + entries.tril(-1)
+    torch.testing.assert_close(prior().scale_tril_row, expected)
+    prior().log_prob(torch.randn(4, 3)).backward()
+    assert not prior.scale_below_diagonal.grad.triu().any()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

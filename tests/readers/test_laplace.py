@@ -16,6 +16,7 @@ from pyro_kanerva import (
     SimplexAddress,
     StudentTAddress,
 )
+from pyro_kanerva.distributions import GaussianMixture
 
 SIGMA = 0.7
 
@@ -44,6 +45,22 @@ def test_exact_reader_is_the_laplace_reader_of_a_gaussian(kind, num_steps):
     torch.testing.assert_close(
         newton.covariance_matrix, exact.covariance_matrix.expand_as(newton.covariance_matrix), rtol=0, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("kind", ["entries by themselves", "whole addresses"])
+def test_averages_of_a_gaussian_are_exact(kind):
+    """A mixture of one Gaussian is not taken for a Gaussian; yet the quadrature gives its gradient and curvature."""
+    loc, scale = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([0.4, 1.0, 2.0])
+    if kind == "whole addresses":
+        prior = GaussianMixture(loc, torch.zeros(1, 3), torch.zeros(1), scale.diag())
+    else:
+        one = dist.Categorical(logits=torch.zeros(3, 1))
+        prior = dist.MixtureSameFamily(one, dist.Normal(loc.unsqueeze(-1), scale.unsqueeze(-1))).to_event(1)
+    codes, matrix = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
+    exact = ExactReader()(codes, matrix, dist.Normal(loc, scale).to_event(1), sigma())
+    newton = LaplaceReader(2)(codes, matrix, prior, sigma())
+    torch.testing.assert_close(newton.mean, exact.mean)
+    torch.testing.assert_close(newton.covariance_matrix, exact.covariance_matrix.expand_as(newton.covariance_matrix))
 
 
 def log_posterior(address, codes, matrix, prior):
@@ -137,6 +154,22 @@ def test_simplex_steps_never_lower_the_posterior():
         weights = torch.cat([points, torch.zeros_like(points[..., :1])], -1).softmax(-1)
         values.append(prior.base_dist.log_prob(points) - 0.5 * (codes - weights @ matrix).square().sum(-1) / SIGMA**2)
     assert (torch.stack(values).diff(dim=0) >= -1e-10).all()
+
+
+@pytest.mark.parametrize("strength", [30.0, 1000.0])
+def test_steps_for_positive_addresses_never_lower_the_posterior(strength):
+    """Of log w, also for codes far away, to which every Newton step overshoots."""
+    prior, matrix, codes = (
+        dist.Gamma(torch.tensor([2.0]), 1.5).to_event(1),
+        torch.ones(1, 1),
+        torch.tensor([[strength]]),
+    )
+    values = []
+    for number in range(1, 8):
+        points = LaplaceReader(number)(codes, matrix, prior, sigma()).base_dist.loc
+        values.append(log_posterior(points.exp(), codes, matrix, prior) + points.sum(-1))
+    start = log_posterior(torch.ones(1, 1), codes, matrix, prior)
+    assert (torch.stack([start, *values]).diff(dim=0) >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

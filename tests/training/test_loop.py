@@ -29,6 +29,14 @@ def test_fit_lowers_the_loss_and_leaves_no_trace(make_machine, episodes):
     assert len(pyro.get_param_store()) == 0
 
 
+def test_the_loss_is_minus_the_bound_in_nats_per_pattern(make_machine):
+    """Without the autoencoder term, and up to the noise of two estimates on one batch of 32 x 5 patterns."""
+    episodes, steps = Episodes((torch.rand(160, 1, 5, 7) < 0.3).float(), 5, 32), []
+    options = {"autoencoder_weight": 0.0, "learning_rate": 1e-9, "progress": False}
+    fit(make_machine(), episodes, num_steps=1, callback=steps.append, **options)
+    assert steps[0].loss == pytest.approx(steps[0].negative_bound, rel=0.03)
+
+
 def test_resumed_run_equals_uninterrupted_run(make_machine, episodes, tmp_path, monkeypatch):
     options = {"num_steps": 12, "checkpoint_every": 4, "progress": False}
     whole = fit(seeded(make_machine), episodes, folder=tmp_path / "whole", **options)

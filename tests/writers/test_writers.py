@@ -96,22 +96,43 @@ def test_slot_writer_puts_each_cluster_in_one_slot(sweeps):
             assert covariance.count_nonzero() == 1
 
 
-def test_one_pass_of_the_slot_writer_by_hand():
+UNEQUAL = torch.tensor([0.7, 0.2, 0.1]).log()
+
+
+@pytest.mark.parametrize("logits", [torch.zeros(3), UNEQUAL], ids=["uniform", "unequal"])
+def test_one_pass_of_the_slot_writer_by_hand(logits):
     """The predictive of every slot, and the weighted update, pattern by pattern."""
     codes = torch.randn(1, 6, 2)
     scale = torch.tensor([0.5, 1.0, 2.0])
     prior = MatrixNormal(torch.randn(3, 2), scale.diag())
-    result = SlotWriter(0)(codes, prior, torch.tensor(0.7))
+    address_prior = dist.OneHotCategorical(logits=logits)
+    result = SlotWriter(0, address_prior)(codes, prior, torch.tensor(0.7))
     mean, variance = prior.loc.clone(), scale.square()
     for t in range(6):
         predictive = dist.Normal(mean, (variance + 0.49).sqrt().unsqueeze(-1)).to_event(1)
-        weight = predictive.log_prob(codes[0, t]).softmax(0)
+        weight = (predictive.log_prob(codes[0, t]) + logits).softmax(0)
         torch.testing.assert_close(result.addresses[0, t], weight)
         precision = 1 / variance + weight / 0.49
         mean = (mean / variance.unsqueeze(-1) + weight.unsqueeze(-1) * codes[0, t] / 0.49) / precision.unsqueeze(-1)
         variance = 1 / precision
     torch.testing.assert_close(result.memory.loc[0], mean)
     torch.testing.assert_close(result.memory.row_covariance[0], variance.diag())
+
+
+def test_a_sweep_of_the_slot_writer_by_hand():
+    """r[t, k] is proportional to p(e_k) exp E[log Normal(z_t; M[k], sigma^2 I)], M from the sweep before."""
+    codes, scale = torch.randn(2, 6, 2), torch.tensor(0.7)
+    prior, address_prior = MatrixNormal(torch.randn(3, 2), torch.eye(3)), dist.OneHotCategorical(logits=UNEQUAL)
+    before = SlotWriter(1, address_prior)(codes, prior, scale).memory
+    after = SlotWriter(2, address_prior)(codes, prior, scale)
+    expected = dist.Normal(before.loc.unsqueeze(1), scale).log_prob(codes.unsqueeze(2)).sum(-1)
+    expected = expected - before.variance.sum(-1).unsqueeze(1) / (2 * scale**2)  # of M[k] around its mean
+    weights = (expected + UNEQUAL).softmax(-1)
+    torch.testing.assert_close(after.addresses, weights)
+    precision = 1 + weights.sum(1) / scale**2
+    loc = (prior.loc + weights.mT @ codes / scale**2) / precision.unsqueeze(-1)
+    torch.testing.assert_close(after.memory.loc, loc)
+    torch.testing.assert_close(after.memory.row_covariance, precision.reciprocal().diag_embed())
 
 
 def test_a_single_slot_is_bayes_rule_for_the_mean():
@@ -135,27 +156,59 @@ def test_a_mixture_writer_with_narrow_components_is_the_slot_writer(sweeps):
     same_memory(narrow.memory, slots.memory, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(4), torch.tensor([0.6, 0.2, 0.1, 0.1]).log()], ids=["uniform", "unequal"]
+)
 @pytest.mark.parametrize("sweeps", [1, 3])
-def test_a_mixture_writer_with_narrow_components_between_slots(sweeps):
+def test_a_mixture_writer_with_narrow_components_between_slots(sweeps, logits):
     """Codes that are torn between slots: the first weights come from the pass over the codes, without a gradient."""
     codes, scale = torch.randn(2, 6, 3), torch.tensor(1.5)
     prior = MatrixNormal(torch.randn(4, 3), torch.tensor([0.5, 0.7, 1.0, 1.3]).diag())
-    start = SlotWriter(0)(codes, prior, scale).addresses
+    start = SlotWriter(0, dist.OneHotCategorical(logits=logits))(codes, prior, scale).addresses
     rows, variance = prior.variance[:, 0], scale**2
     for _ in range(sweeps + 1):
         precision = 1 / rows + start.sum(1) / variance
         loc = (prior.loc / rows.unsqueeze(-1) + start.mT @ codes / variance) / precision.unsqueeze(-1)
         addresses = start
         squared = (codes.unsqueeze(2) - loc.unsqueeze(1)).square().sum(-1) + 3 / precision.unsqueeze(1)
-        start = (-0.5 * squared / variance).softmax(-1)
+        start = (-0.5 * squared / variance + logits).softmax(-1)
     # narrow components: the covariance of an address is that of a one-hot one
-    result = MixtureWriter(MixtureAddress(4, 1e-5), sweeps)(codes, prior, scale)
+    address_prior = GaussianMixture(torch.zeros(4), torch.eye(4), logits, 1e-5 * torch.eye(4))
+    result = MixtureWriter(address_prior, sweeps)(codes, prior, scale)
     torch.testing.assert_close(result.addresses, addresses, rtol=0, atol=1e-6)
     torch.testing.assert_close(result.memory.loc, loc, rtol=0, atol=1e-6)
     torch.testing.assert_close(result.memory.row_covariance, precision.reciprocal().diag_embed(), rtol=0, atol=1e-6)
     expected = torch.diag_embed(addresses.mean(1)) - addresses.mT @ addresses / 6
     factor = result.address_scale_tril
     torch.testing.assert_close(factor @ factor.mT, expected, rtol=0, atol=1e-6)
+
+
+def test_the_start_of_the_mixture_writer_by_hand():
+    """One pass over the codes, whose variance within a slot k is sigma^2 + E|M^T (w - m_k)|^2 / C, then one sweep."""
+    codes, scale, spread = torch.randn(2, 6, 3), torch.tensor(0.7), torch.tensor([0.3, 0.6, 0.9])
+    rows = torch.tensor([0.5, 1.0, 1.5])
+    prior = MatrixNormal(torch.randn(3, 3), rows.diag())
+    address_prior = GaussianMixture(torch.zeros(3), torch.eye(3), UNEQUAL, spread.diag())
+    # E|M^T v|^2 = sum_k Var[v_k] E|M_k|^2, for v of independent entries
+    within = (spread.square() * (prior.loc.square().sum(-1) + 3 * rows.square())).sum() / 3
+    weights = []
+    for b in range(2):
+        mean, precision = prior.loc, 1 / rows.square()
+        for code in codes[b]:
+            noise = scale**2 + within
+            predictive = dist.Normal(mean, (1 / precision + noise).sqrt().unsqueeze(-1)).to_event(1)
+            weights.append((predictive.log_prob(code) + UNEQUAL).softmax(0))
+            gained = weights[-1] / noise
+            total = (precision.unsqueeze(-1) * mean + gained.unsqueeze(-1) * code) / (precision + gained).unsqueeze(-1)
+            mean, precision = total, precision + gained
+    weights = torch.stack(weights).unflatten(0, (2, 6))
+    precision = 1 / rows.square() + weights.sum(1) / scale**2
+    loc = (prior.loc / rows.square().unsqueeze(-1) + weights.mT @ codes / scale**2) / precision.unsqueeze(-1)
+    q = conjugate.mixture_address_posterior(
+        codes, loc, scale, address_prior, row_covariance=precision.reciprocal().diag_embed()
+    )
+    result = MixtureWriter(address_prior, 1)(codes, prior, scale)
+    torch.testing.assert_close(result.addresses, q.mean)
 
 
 def test_a_sweep_of_the_mixture_writer_by_hand():
@@ -256,6 +309,20 @@ def test_pseudo_inverse_reproduces_codes_that_fit(slots, length):
     # the addresses are least squares too
     expected = codes @ torch.linalg.pinv(prior.loc)
     torch.testing.assert_close(result.addresses, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_ridge_of_the_pseudo_inverse_is_relative_to_the_mean_eigenvalue():
+    codes, prior, ridge = torch.randn(2, 5, 7), random_memory(slots=4, size=7), 0.3
+    result = PseudoInverseWriter(4, ridge=ridge)(codes, prior, sigma())
+
+    def regularized(gram):
+        return gram + ridge * torch.linalg.eigvalsh(gram).mean(-1)[..., None, None] * torch.eye(gram.shape[-1])
+
+    loc = prior.loc
+    addresses = codes @ loc.mT @ regularized(loc @ loc.mT).inverse()  # Z R0^T (R0 R0^T + ridge)^-1
+    torch.testing.assert_close(result.addresses, addresses)
+    solution = torch.linalg.solve(regularized(addresses.mT @ addresses), addresses.mT @ codes)
+    torch.testing.assert_close(result.memory.loc, solution)
 
 
 def test_pseudo_inverse_of_many_codes_is_least_squares():
@@ -423,6 +490,15 @@ def test_optional_attributes():
     check_continues(plain)
     with pytest.raises(ValueError, match=r"PseudoInverseWriter starts anew.*would lose.*OnlineWriter\(8, 1\)"):
         check_continues(PseudoInverseWriter(4))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: OnlineWriter(40), lambda: FrameWriter(random_memory(slots=4, size=3)), lambda: SlotWriter()]
+)
+def test_the_memory_is_the_prior_plus_the_statistics(make):
+    prior = MatrixNormal(torch.randn(4, 3), torch.tensor([0.5, 1.0, 1.5, 2.0]).diag())
+    result = make()(torch.randn(2, 40, 3), prior, sigma())
+    same_memory(result.memory, conjugate.add_statistics(prior.expand((2,)), result.statistics))
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 40])
