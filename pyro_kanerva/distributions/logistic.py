@@ -140,7 +140,7 @@ class NoisyLevels(dist.TorchDistribution):
     :param prior: P(x).
     :param cues: c.
     :param noise: the level of the noise of every cue. Prior, cues and noise broadcast to the batch shape.
-    :param log_likelihood: the function ``log p(c | x)`` in nats of cues (N, 1), levels (n,) and noise (N, 1) or (1, 1).
+    :param log_likelihood: the function ``log p(c | x)`` in nats of cues, levels and noise, whose shapes broadcast.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -162,29 +162,29 @@ class NoisyLevels(dist.TorchDistribution):
         return NoisyLevels(self.prior.expand(batch_shape), self.cues, self.noise, self.log_likelihood)
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
-        """loc, scale, cue and noise of some entries, each (N, 1). A single noise stays (1, 1)."""
-        shape = self.batch_shape
-        columns = [
-            tensor.expand(shape).reshape(-1, 1).split(_CHUNK)
-            for tensor in (self.prior.loc, self.prior.scale, self.cues, self.noise)
-        ]
-        if self.noise.numel() == 1:
-            columns[-1] = (self.noise.reshape(1, 1),) * len(columns[0])
-        return zip(*columns, strict=True)
+        """loc, scale and cue of some entries, (R, N, 1), and their noise (R, 1, 1): N entries have the same noise."""
+        shape, sizes = self.batch_shape, (1,) * (len(self.batch_shape) - self.noise.dim()) + self.noise.shape
+        leading = max((dim + 1 for dim, size in enumerate(sizes) if size > 1), default=0)  # dimensions of the noise
+        rows, entries = math.prod(shape[:leading]), math.prod(shape[leading:])
+        tensors = [t.expand(shape).reshape(rows, entries, 1) for t in (self.prior.loc, self.prior.scale, self.cues)]
+        tensors.append(self.noise.expand((*shape[:leading], *sizes[leading:])).reshape(rows, 1, 1))
+        for *block, noise in zip(*(t.split(max(1, _CHUNK // max(1, entries))) for t in tensors), strict=True):
+            for chunk in zip(*(t.split(_CHUNK, 1) for t in block), strict=True):
+                yield *chunk, noise
 
     def _levels(self) -> Tensor:
         num_levels, loc = self.prior.num_levels, self.prior.loc
         return torch.arange(num_levels, dtype=loc.dtype, device=loc.device) / (num_levels - 1)
 
     def _log_joint(self, loc: Tensor, scale: Tensor, cues: Tensor, noise: Tensor) -> Tensor:
-        """log P(x) + log p(c | x) for every level x, (N, n)."""
+        """log P(x) + log p(c | x) for every level x, (R, N, n)."""
         levels, step = self._levels(), 1 / (self.prior.num_levels - 1)
-        bounds = (levels[:-1] + step / 2 - loc) / scale  # between two bins, (N, n - 1)
+        bounds = (levels[:-1] + step / 2 - loc) / scale  # between two bins, (R, N, n - 1)
         below = logsigmoid(bounds)  # log P(logistic variable < bound)
         above = below - bounds
         # The first and the last bin have one bound; the others the factor 1 - exp(-step / scale), see log_prob().
-        inside = below[:, 1:] + (above[:, :-1] + torch.log(-torch.expm1(-step / scale)))
-        log_prior = torch.cat((below[:, :1], inside, above[:, -1:]), -1)
+        inside = below[..., 1:] + (above[..., :-1] + torch.log(-torch.expm1(-step / scale)))
+        log_prior = torch.cat((below[..., :1], inside, above[..., -1:]), -1)
         return log_prior + self.log_likelihood(cues, levels, noise)
 
     @property
@@ -196,7 +196,7 @@ class NoisyLevels(dist.TorchDistribution):
 
         # Only a chunk's inputs are kept for the gradient.
         found = [checkpoint(enumerate_levels, *chunk, use_reentrant=False) for chunk in self._chunks()]
-        return torch.cat(found).view(self.batch_shape)
+        return torch.cat([part.flatten() for part in found]).view(self.batch_shape)
 
     @torch.no_grad()
     def expectation(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
@@ -204,7 +204,7 @@ class NoisyLevels(dist.TorchDistribution):
         levels, parts = self._levels(), []
         for chunk in self._chunks():
             weights = self._log_joint(*chunk).softmax(-1)
-            parts.append((weights * function(chunk[2], levels, chunk[3])).sum(-1))
+            parts.append((weights * function(chunk[2], levels, chunk[3])).sum(-1).flatten())
         return torch.cat(parts).view(self.batch_shape)
 
     @cached_property
@@ -217,7 +217,8 @@ class NoisyLevels(dist.TorchDistribution):
             weights = log_joint.softmax(-1)
             mean = weights @ levels
             variance = weights @ levels.square() - mean.square()
-            parts.append((mean, variance.clamp(min=0), levels[log_joint.argmax(-1)]))
+            mode = levels[log_joint.argmax(-1)]
+            parts.append([part.flatten() for part in (mean, variance.clamp(min=0), mode)])
         mean, variance, mode = (torch.cat(part).view(self.batch_shape) for part in zip(*parts, strict=True))
         return mean, variance, mode
 
@@ -241,7 +242,7 @@ class NoisyLevels(dist.TorchDistribution):
         """Samples; levels."""
         number, levels = math.prod(sample_shape), self._levels()
         draws = [
-            levels[self._log_joint(*chunk).softmax(-1).multinomial(number, replacement=True)]
+            levels[self._log_joint(*chunk).softmax(-1).flatten(0, 1).multinomial(number, replacement=True)]
             for chunk in self._chunks()
         ]
         return torch.cat(draws).mT.reshape(self._extended_shape(torch.Size(sample_shape)))

@@ -5,7 +5,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 
-from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic, NoisyLevels
+from pyro_kanerva.distributions import AdditiveLogistic, DiscretizedLogistic, NoisyLevels, logistic
+from pyro_kanerva.distributions.clamped_normal import normal_log_density
 
 # ---------------------------------------------------------------------- the map to the simplex
 
@@ -162,3 +163,31 @@ def test_levels_that_the_cue_shows_exactly(loc, scale, number):
     torch.testing.assert_close(
         flat.expectation(lambda c, x, s: c * x**2 + s), cues * flat.expectation(lambda c, x, s: x**2 + 0 * c) + 1
     )
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 1), (2, 1, 1), (1, 3, 1), (2, 3, 5)])
+def test_any_shape_of_noise_in_any_chunks(shape, monkeypatch):
+    """Every entry equals the distribution of this entry alone."""
+    prior = DiscretizedLogistic(torch.rand(2, 3, 5).double(), 0.05 + 0.1 * torch.rand(5).double(), 7)
+    cues, noise = torch.rand(3, 5).double(), 0.05 + torch.rand(shape).double()
+
+    def statistics(distribution):
+        second = distribution.expectation(lambda c, x, s: (c - x) ** 2 / s)
+        return torch.stack((distribution.log_evidence, distribution.mean, distribution.variance, second))
+
+    expected = torch.empty(4, 2, 3, 5).double()
+    wide, wide_cues = noise.expand(2, 3, 5), cues.expand(2, 3, 5)
+    for at in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
+        index = tuple(at)
+        alone = DiscretizedLogistic(prior.loc[index], prior.scale[index], 7)
+        expected[(slice(None), *index)] = statistics(
+            NoisyLevels(alone, wide_cues[index], wide[index], normal_log_density)
+        )
+    for chunk in (1, 4, 7, 1000):
+        monkeypatch.setattr(logistic, "_CHUNK", chunk)
+        posterior = NoisyLevels(prior, cues, noise, normal_log_density)
+        torch.testing.assert_close(statistics(posterior), expected)
+        assert posterior.sample((3, 2)).shape == (3, 2, 2, 3, 5)
+        draws, number = posterior.sample((2000,)), 2000
+        error = (draws.mean(0) - posterior.mean).abs() / (posterior.variance / number).sqrt()
+        assert (error < 5).all()
