@@ -88,8 +88,8 @@ def _check_machine(machine: KanervaMachine) -> None:
         if not isinstance(found, kind):
             raise ValueError(
                 f"playground: the {part} is {type(found).__name__}; expected {kind.__name__}. The page supports "
-                "machines of LinearEncoder, ShortcutDecoder, GaussianMemory, MixtureAddress and BernoulliLikelihood, as "
-                "pyro-kanerva train builds them by default. Use one of these, or pretrained('letters')."
+                "machines of LinearEncoder, ShortcutDecoder, GaussianMemory, MixtureAddress and BernoulliLikelihood, "
+                "as pyro-kanerva train builds them by default. Use one of these, or pretrained('letters')."
             )
     shape = machine.event_shape
     if shape is None or len(shape) != 3 or shape[0] != 1:

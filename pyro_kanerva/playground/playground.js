@@ -78,15 +78,16 @@ function eraseChosen() { // Memory.erase of the record that holds the chosen pic
   let record = 0, pattern = state.chosen;
   while (pattern >= state.memory.records[record].codes.length) pattern -= state.memory.records[record++].codes.length;
   state.memory = state.memory.erase(record, pattern);
-  state.stored.splice(state.chosen, 1);
+  const [gone] = state.stored.splice(state.chosen, 1);
   state.chosen = -1;
+  for (const end of ["start", "end"]) if (state[end] === gone.pattern) state[end] = null;
   memoryChanged();
   recallNow(); // of the same cue
   say(`Erased. The memory no longer holds the picture: ${resultText()} The cue is the same as before.`);
 }
 
 function emptyMemory() {
-  Object.assign(state, { memory: EMPTY, stored: [], chosen: -1, nextLetter: 0 });
+  Object.assign(state, { memory: EMPTY, stored: [], chosen: -1, nextLetter: 0, start: null, end: null });
   memoryChanged();
   scheduleRecall();
   say("The memory is empty. It knows what pictures look like in general, and holds none.");
@@ -97,6 +98,7 @@ function memoryChanged() {
   $("all-result").textContent = "";
   showStored();
   showMemory();
+  showMorph();
   scheduleRecall();
 }
 
@@ -194,7 +196,7 @@ function baselines(cue, visible) {
       text: `${bytes(all)} bytes: ${count(all.length, "picture")}, a number for each pixel`,
     },
     {
-      name: "Hopfield network of the memory's size", pattern: hopfield(some, cue, visible, flip),
+      name: "Hopfield network, same size", pattern: hopfield(some, cue, visible, flip),
       text: `${bytes(some)} bytes: only the first ${count(some.length, "picture")} fit`,
     },
     {
@@ -226,7 +228,7 @@ function recallAll() { // every stored picture, from a cue with new noise
     const mean = (total) => (total / number).toFixed(1);
     const text = `Wrong pixels of ${N}, mean of ${count(number, "picture")} in ${K} slots: cue ${mean(totals.cue)}, ` +
       `memory ${mean(totals.memory)}, Hopfield network ${mean(totals.hopfield)}, ` +
-      `one of the memory's size ${mean(totals.fits)}, lookup table ${mean(totals.table)}.`;
+      `Hopfield network of the memory's size ${mean(totals.fits)}, lookup table ${mean(totals.table)}.`;
     $("all-result").textContent = `${text} The number under each picture above is that of the memory.`;
     say(text);
     showStored();
@@ -369,6 +371,8 @@ function showMorph() {
   $("morph-value").textContent = `${$("morph").value}%`;
   if (!state.start || !state.end) {
     $("morph-text").textContent = "Choose two pictures in the memory, one for the start and one for the end.";
+    $("strip").replaceChildren();
+    paintPicture($("morphed"), new Float64Array(N));
     return;
   }
   const share = Number($("morph").value) / 100, { address, picture } = morphAt(share);
@@ -377,8 +381,17 @@ function showMorph() {
   const shares = Array.from({ length: 9 }, (_, i) => i / 8);
   $("strip").replaceChildren(...shares.map((one) => still(morphAt(one).picture, `${Math.round(100 * one)}% of the way`)));
   const nats = -logAddressPrior(address).value;
-  $("morph-text").textContent = `The prior's surprise at this address is ${nats.toFixed(0)} nats (minus log p(w)). It is ` +
-    "lowest near a slot, and high in between.";
+  $("morph-text").textContent = `How unlikely this address is before any cue: ${nats.toFixed(0)} nats, minus the log of ` +
+    "the prior density. The number is low near a slot, and high in between.";
+}
+
+function setMorph(end) {
+  if (state.chosen < 0) {
+    say("Choose a picture in the memory first.");
+    return;
+  }
+  state[end] = state.target;
+  showMorph();
 }
 
 function showTimes() {
@@ -423,8 +436,8 @@ const ACTIONS = {
   "hide-bottom": () => hide((row) => row >= MACHINE.height / 2),
   restore,
   play,
-  "morph-start": () => { state.start = state.target; showMorph(); },
-  "morph-end": () => { state.end = state.target; showMorph(); },
+  "morph-start": () => setMorph("start"),
+  "morph-end": () => setMorph("end"),
 };
 
 function showEverything() {
@@ -455,8 +468,8 @@ function begin() {
   readColors();
   state.memory = EMPTY.write(LETTERS.slice(0, 8));
   state.stored = LETTERS.slice(0, 8).map((pattern) => ({ pattern, wrong: null }));
-  choose(1);
   choose(0);
+  choose(1);
   recallNow();
   showEverything();
   say(`${count(state.stored.length, "picture")} are in the memory. ${resultText()}`);

@@ -74,6 +74,10 @@ function session() {
     results[name] = { right: wrong(state.right, target), empty: wrong(state.empty, target), cue: wrongPixels(state.cue, target) };
   };
   $("clear").click();
+  $("drawing").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  $("drawing").dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
+  const byKeys = sumOf(state.drawing);
+  $("clear").click();
   const columns = Array.from({ length: MACHINE.width - 8 }, (_, i) => i + 4), rows = Array.from({ length: MACHINE.height - 8 }, (_, i) => i + 4);
   const middle = [MACHINE.width >> 1, MACHINE.height >> 1];
   const strokes = [
@@ -81,7 +85,6 @@ function session() {
     stroke($("drawing"), ...rows.map((row) => [middle[0], row])),
   ];
   const drawn = state.drawing.slice();
-  $("drawing").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
   $("write").click();
   $("more").click();
   choose(8);
@@ -113,12 +116,13 @@ function session() {
   showStep(3);
   $("morph").value = 25;
   $("morph").dispatchEvent(new Event("input"));
-  const test = selfTest();
+  const test = selfTest(), status = $("status").textContent;
+  $("all").click(); // goes on after the session
   return {
-    drawn: sumOf(drawn), before, stored: state.stored.length, slots: K, results,
+    by_keys: byKeys, drawn: sumOf(drawn), before, stored: state.stored.length, slots: K, results,
     never_rose: energies.every(never), queries: energies.length,
     stroke_ms: Math.max(...strokes), query_ms: Math.max(...queries), self_test: test,
-    status: $("status").textContent,
+    status,
   };
 }
 
