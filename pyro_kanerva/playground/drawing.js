@@ -56,7 +56,8 @@ class Editor {
     canvas.setAttribute("aria-label", `${label}. The arrows move the cursor, the space bar draws.`);
     canvas.addEventListener("pointerdown", (event) => this.timed(() => this.begin(event)));
     canvas.addEventListener("pointermove", (event) => this.timed(() => this.draw(event)));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.timed(() => this.end()));
+    canvas.addEventListener("pointerup", () => this.timed(() => this.end()));
+    canvas.addEventListener("pointercancel", () => this.timed(() => this.end()));
     canvas.addEventListener("keydown", (event) => this.key(event));
     for (const name of ["focus", "blur"]) canvas.addEventListener(name, () => this.paint());
   }
@@ -170,7 +171,6 @@ function plotEnergy(svg, energies, now, label) {
     `<text x="${left - 10}" y="${y(energy) + 4}" text-anchor="end">${energy.toFixed(1)}</text>`).join("");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", label);
-  svg.innerHTML = `<line class="axis" x1="${left - 5}" y1="${height - bottom}" x2="${width}" y2="${height - bottom}"/>` +
-    `<line class="axis" x1="${left - 5}" y1="5" x2="${left - 5}" y2="${height - bottom}"/>` +
+  svg.innerHTML = `<path class="axis" d="M${left - 5},5 V${height - bottom} H${width}"/>` +
     `<polyline class="curve" points="${points}"/>${dots}${ticks}${levels}`;
 }

@@ -21,7 +21,10 @@ from pyro_kanerva.readers import MixtureReader
 from pyro_kanerva.writers import MixtureWriter
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("algebra.js", "retrieval.js", "drawing.js", "playground.js", "tests.js")
+_SCRIPTS = (
+    "linear_algebra.js", "algebra.js", "retrieval.js", "baselines.js", "drawing.js", "views.js", "playground.js",
+    "tests.js",
+)  # fmt: skip
 _SMALL = 1024  # tensors of fewer entries stay in float32, as in files of trained machines
 
 _SUPPORTED: dict[str, type] = {

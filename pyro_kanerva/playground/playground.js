@@ -30,6 +30,7 @@ function toPattern(bits) {
 }
 
 const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+const inEnglish = (number) => number.toLocaleString("en");
 const wrongPixels = (pattern, target) => pattern.reduce((sum, value, i) => sum + (value === target[i] ? 0 : 1), 0);
 const noiseLevel = () => Number($("noise").value) / 100;
 const selected = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
@@ -66,8 +67,9 @@ function writeMore(number) {
   state.nextLetter += patterns.length;
   writePatterns(patterns);
   if (state.chosen < 0) choose(0);
-  const over = state.stored.length > K ? " There are more pictures than slots: recall every picture to see what that costs." : "";
-  say(`${count(patterns.length, "picture")} written. The memory now holds ${state.stored.length} in ${K} slots.${over}`);
+  const more = " There are more pictures than slots: recall every picture to see what that costs.";
+  say(`${count(patterns.length, "picture")} written. The memory now holds ${state.stored.length} in ${K} slots.` +
+    (state.stored.length > K ? more : ""));
 }
 
 function eraseChosen() { // Memory.erase of the record that holds the chosen picture
@@ -188,7 +190,7 @@ function resultText() {
 
 function baselines(cue, visible) {
   const all = state.stored.map((one) => one.pattern), fits = Math.max(1, Math.floor(K * C / N));
-  const flip = noiseLevel() / 2, bytes = (patterns) => (patterns.length * N * NUMBER_BYTES).toLocaleString("en");
+  const flip = noiseLevel() / 2, bytes = (patterns) => inEnglish(patterns.length * N * NUMBER_BYTES);
   const some = all.slice(0, fits);
   return [
     {
@@ -196,12 +198,13 @@ function baselines(cue, visible) {
       text: `${bytes(all)} bytes: ${count(all.length, "picture")}, a number for each pixel`,
     },
     {
-      name: "Hopfield network, same size", pattern: hopfield(some, cue, visible, flip),
-      text: `${bytes(some)} bytes: only the first ${count(some.length, "picture")} fit`,
+      name: "Small Hopfield network", pattern: hopfield(some, cue, visible, flip),
+      text: `${bytes(some)} bytes: as many pictures as fit into the matrix, ${some.length}`,
     },
     {
       name: "Lookup table", pattern: nearestPattern(all, cue, visible),
-      text: `${(all.length * Math.ceil(N / 8)).toLocaleString("en")} bytes: every picture, a bit for each pixel; the nearest one`,
+      text: `${inEnglish(all.length * Math.ceil(N / 8))} bytes: ${count(all.length, "picture")}, a bit for each pixel; ` +
+        "it answers with the nearest",
     },
   ];
 }
@@ -218,7 +221,9 @@ function recallAll() { // every stored picture, from a cue with new noise
     one.wrong = wrongPixels(result.patterns[STEPS], one.pattern);
     totals.memory += one.wrong;
     totals.cue += wrongPixels(cue, one.pattern);
-    ["hopfield", "fits", "table"].forEach((name, i) => { totals[name] += wrongPixels(others[i].pattern, one.pattern); });
+    ["hopfield", "fits", "table"].forEach((name, i) => {
+      totals[name] += wrongPixels(others[i].pattern, one.pattern);
+    });
     index += 1;
     $("all-result").textContent = `Recalling ${index} of ${number} …`;
     if (index < number) {
@@ -228,7 +233,7 @@ function recallAll() { // every stored picture, from a cue with new noise
     const mean = (total) => (total / number).toFixed(1);
     const text = `Wrong pixels of ${N}, mean of ${count(number, "picture")} in ${K} slots: cue ${mean(totals.cue)}, ` +
       `memory ${mean(totals.memory)}, Hopfield network ${mean(totals.hopfield)}, ` +
-      `Hopfield network of the memory's size ${mean(totals.fits)}, lookup table ${mean(totals.table)}.`;
+      `small Hopfield network ${mean(totals.fits)}, lookup table ${mean(totals.table)}.`;
     $("all-result").textContent = `${text} The number under each picture above is that of the memory.`;
     say(text);
     showStored();
@@ -238,114 +243,7 @@ function recallAll() { // every stored picture, from a cue with new noise
   else say("The memory is empty. Write pictures first.");
 }
 
-// ---- what is shown ----
-
-function thumbnail(picture, label, pressed, action, note = "") {
-  const button = document.createElement("button");
-  button.setAttribute("aria-label", label + (note ? `, ${note}` : ""));
-  if (pressed !== null) button.setAttribute("aria-pressed", String(pressed));
-  const canvas = pictureCanvas(picture, "");
-  canvas.setAttribute("aria-hidden", "true");
-  button.append(canvas, note.replace(/ .*/, ""));
-  button.addEventListener("click", action);
-  return button;
-}
-
-function still(picture, label) {
-  const figure = document.createElement("figure");
-  figure.append(pictureCanvas(picture, label));
-  return figure;
-}
-
-function showLetters() {
-  $("letters").replaceChildren(...LETTERS.map((letter, i) => thumbnail(letter, `Picture ${i + 1}`, null, () => {
-    state.drawing = letter.slice();
-    drawingEditor.paint();
-    say(`Picture ${i + 1} is on the drawing board. Write it into the memory.`);
-  })));
-}
-
-function showStored() {
-  const focused = [...$("stored").children].indexOf(document.activeElement);
-  $("stored").dataset.empty = "Nothing is written yet.";
-  $("stored").replaceChildren(...state.stored.map(({ pattern, wrong }, i) => thumbnail(
-    pattern, `Stored picture ${i + 1}`, i === state.chosen,
-    () => choose(i), wrong === null ? "" : `${wrong} pixels wrong`,
-  )));
-  $("stored").children[focused]?.focus();
-  $("count").textContent = `${count(state.stored.length, "picture")} in ${K} slots`;
-}
-
-function showMemory() {
-  const { loc, covariance } = state.memory.posterior, variance = diagonal(covariance);
-  const largest = 2.5 * Math.sqrt(sumOf(loc.map((value) => value * value)) / loc.length);
-  paintCells($("matrix"), C, K, (i) => {
-    const share = Math.min(1, Math.abs(loc[i]) / largest);
-    return blend(colors.paper, loc[i] > 0 ? colors.plus : colors.minus, share);
-  });
-  $("matrix").setAttribute("aria-label", `Memory matrix of ${K} slots by ${C} numbers`);
-  const scales = variance.map((value) => 0.5 * Math.log(value)), prior = diagonal(PRIOR_MEMORY.covariance);
-  const high = Math.max(...prior.map((value) => 0.5 * Math.log(value))), low = Math.min(Math.log(MACHINE.code_scale) - 2, ...scales);
-  paintBars($("uncertainty"), scales.map((value) => (value - low) / (high - low)), colors.ink);
-  const certain = variance.filter((value, k) => value < 0.1 * prior[k]).length;
-  $("uncertainty").setAttribute("aria-label", `Uncertainty of each slot. ${certain} of ${K} slots are certain.`);
-  $("slots").replaceChildren(...state.memory.slots.map((logits, k) => still(logits.map(sigmoid), `Slot ${k + 1}`)));
-}
-
-function paintBars(canvas, lengths, color) { // one bar for each slot
-  const columns = 60;
-  paintCells(canvas, columns, K * 4, (i) => {
-    const row = Math.floor(i / columns), share = lengths[row >> 2];
-    return row % 4 < 3 && i % columns < share * columns ? color : colors.paper;
-  });
-}
-
-function showRecall() {
-  const { right, empty, step, target } = state;
-  const cards = [
-    { name: "The memory", pattern: right.patterns[step], text: `${memoryBytes().toLocaleString("en")} bytes, step ${step}`, main: true },
-    { name: "Empty memory (the control)", pattern: empty.patterns[step], text: `the same cue, step ${step}` },
-    ...baselines(state.cue, state.visible),
-  ];
-  $("cards").replaceChildren(...cards.map(({ name, pattern, text, main }) => {
-    const card = document.createElement("div"), title = document.createElement("b"), note = document.createElement("div");
-    card.className = main ? "card right" : "card";
-    title.textContent = name;
-    note.textContent = text;
-    card.append(title);
-    if (!pattern) {
-      note.textContent = "It holds no picture.";
-    } else {
-      const result = target ? `${wrongPixels(pattern, target)} of ${N} pixels wrong` : "";
-      const canvas = pictureCanvas(pattern, `${name}: ${result}`), line = document.createElement("strong");
-      paintPicture(canvas, pattern, target);
-      line.textContent = result;
-      card.append(canvas, line);
-    }
-    card.append(note);
-    return card;
-  }));
-  $("step").value = step;
-  $("step-value").textContent = `${step} of ${STEPS}`;
-  for (const [name, result] of [["right", right], ["empty", empty]]) {
-    const { energies } = result;
-    const label = `Energy of steps 0 to ${STEPS}: from ${energies[0].toFixed(1)} to ${energies[STEPS].toFixed(1)} nats`;
-    plotEnergy($(`plot-${name}`), energies, step, label);
-  }
-  const address = right.addresses[step];
-  paintBars($("address"), address.map((value) => Math.min(1, Math.abs(value))), colors.accent);
-  const best = argmax(address);
-  $("address").setAttribute("aria-label", `Address at step ${step}: slot ${best + 1} has weight ${address[best].toFixed(2)}`);
-}
-
-function memoryBytes() { // mean and row covariance of q(M)
-  return NUMBER_BYTES * (K * C + K * K);
-}
-
-function showStep(step) {
-  state.step = step;
-  showRecall();
-}
+// ---- what the student does ----
 
 function play() {
   clearInterval(playTimer);
@@ -360,31 +258,6 @@ function play() {
   }, 400);
 }
 
-// The decoder along the line between two addresses, M^T ((1 - s) w0 + s w1).
-function morphAt(share) {
-  const [from, to] = [state.start, state.end].map((pattern) => state.memory.read(pattern).heaviestMean);
-  const address = from.map((value, k) => value + share * (to[k] - value));
-  return { address, picture: state.memory.predict(address).logits.map(sigmoid) };
-}
-
-function showMorph() {
-  $("morph-value").textContent = `${$("morph").value}%`;
-  if (!state.start || !state.end) {
-    $("morph-text").textContent = "Choose two pictures in the memory, one for the start and one for the end.";
-    $("strip").replaceChildren();
-    paintPicture($("morphed"), new Float64Array(N));
-    return;
-  }
-  const share = Number($("morph").value) / 100, { address, picture } = morphAt(share);
-  paintPicture($("morphed"), picture);
-  $("morphed").setAttribute("aria-label", `Decoded picture, ${$("morph").value}% of the way`);
-  const shares = Array.from({ length: 9 }, (_, i) => i / 8);
-  $("strip").replaceChildren(...shares.map((one) => still(morphAt(one).picture, `${Math.round(100 * one)}% of the way`)));
-  const nats = -logAddressPrior(address).value;
-  $("morph-text").textContent = `How unlikely this address is before any cue: ${nats.toFixed(0)} nats, minus the log of ` +
-    "the prior density. The number is low near a slot, and high in between.";
-}
-
 function setMorph(end) {
   if (state.chosen < 0) {
     say("Choose a picture in the memory first.");
@@ -394,16 +267,10 @@ function setMorph(end) {
   showMorph();
 }
 
-function showTimes() {
-  $("timing").textContent = `Last stroke ${times.stroke.toFixed(1)} ms, last query of ${STEPS} steps ${times.query.toFixed(0)} ms.`;
-}
-
 function strokeEnded(editor) {
   times.stroke = editor.strokeTime;
   showTimes();
 }
-
-// ---- what the student does ----
 
 const pixelColor = (pattern, i) => (pattern[i] ? colors.ink : colors.paper);
 
@@ -453,7 +320,8 @@ function showEverything() {
 
 function begin() {
   document.documentElement.style.setProperty("--aspect", `${MACHINE.width} / ${MACHINE.height}`);
-  $("version").textContent = `pyro_kanerva ${MACHINE.version}: ${K} slots of ${C} numbers, pictures of ${MACHINE.width} x ${MACHINE.height} pixels.`;
+  $("version").textContent = `pyro_kanerva ${MACHINE.version}: ${K} slots of ${C} numbers, pictures of ` +
+    `${MACHINE.width} x ${MACHINE.height} pixels.`;
   Object.entries(ACTIONS).forEach(([id, action]) => $(id).addEventListener("click", action));
   chooseOneOf(["pen", "eraser"]);
   chooseOneOf(["brush-ink", "brush-wipe", "brush-hide"]);

@@ -28,7 +28,8 @@ class SaltAndPepper {
   }
 
   gradient(cue, logit) { // d log_evidence / d logit
-    const sign = 2 * cue - 1, agrees = sigmoid(sign * logit), evidence = (1 - this.flip) * agrees + this.flip * (1 - agrees);
+    const sign = 2 * cue - 1, agrees = sigmoid(sign * logit);
+    const evidence = (1 - this.flip) * agrees + this.flip * (1 - agrees);
     return sign * (1 - 2 * this.flip) * agrees * (1 - agrees) / evidence;
   }
 }
@@ -296,36 +297,4 @@ function query(energy, numSteps = 10) {
     active &&= !done;
   }
   return { patterns, energies, addresses, converged };
-}
-
-// ---- baselines, of evaluation.baselines; a hidden pixel says nothing ----
-
-function agreement(pattern, cue, visible) { // equal pixels minus unequal ones
-  let sum = 0;
-  for (let i = 0; i < N; i++) if (!visible || visible[i]) sum += pattern[i] === cue[i] ? 1 : -1;
-  return sum;
-}
-
-function nearestPattern(stored, cue, visible) {
-  return stored.length ? stored[argmax(stored.map((pattern) => agreement(pattern, cue, visible)))] : null;
-}
-
-function hopfield(stored, cue, visible, flip) { // a modern Hopfield network: one update by softmax attention
-  if (!stored.length) return null;
-  const beta = 0.5 * Math.log((1 - flip) / flip);
-  const weights = logSoftmax(stored.map((pattern) => beta * agreement(pattern, cue, visible))).map(Math.exp);
-  const mean = new Float64Array(N);
-  stored.forEach((pattern, t) => pattern.forEach((value, i) => { mean[i] += weights[t] * value; }));
-  return mean.map((value) => (value > 0.5 ? 1 : 0));
-}
-
-function randomGenerator(seed) { // mulberry32
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

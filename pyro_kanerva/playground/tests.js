@@ -4,7 +4,8 @@ const TOLERANCE = 1e-4;
 
 function relativeError(found, expected) {
   const scale = Math.max(...expected.map(Math.abs));
-  return found.length === expected.length ? Math.max(...expected.map((value, i) => Math.abs(found[i] - value))) / scale : Infinity;
+  if (found.length !== expected.length) return Infinity;
+  return Math.max(...expected.map((value, i) => Math.abs(found[i] - value))) / scale;
 }
 
 // The largest relative error of each result against that of the library.
@@ -17,9 +18,11 @@ function selfTest() {
     memory, cue, known ? channel : null, hidden ? visible : null,
     kind === "point" ? pointEnergy() : variationalEnergy(memory, rows(golden.deviations)),
   );
-  const rows = (values) => Array.from({ length: values.length / K }, (_, i) => Float64Array.from(values.slice(i * K, i * K + K)));
+  const rows = (values) =>
+    Array.from({ length: values.length / K }, (_, i) => Float64Array.from(values.slice(i * K, i * K + K)));
   const points = rows(golden.points), q = memory.read(cue);
-  const energiesAt = (known, hidden) => points.map((point) => energyOf(known, hidden, "point").evaluate(point, cue).energy);
+  const energiesAt = (known, hidden) =>
+    points.map((point) => energyOf(known, hidden, "point").evaluate(point, cue).energy);
   const errors = {
     code: relativeError(encode(stored[0]), golden.code),
     logits: relativeError(decoderOutput(encode(stored[0])).logits, golden.logits),
@@ -38,7 +41,8 @@ function selfTest() {
     const result = query(energyOf(expected.channel, expected.hidden, expected.kind), STEPS);
     const words = [expected.channel ? "channel" : "no channel", expected.hidden ? "hidden pixels" : "", expected.kind];
     const same = wrongPixels(result.patterns[STEPS], toPattern(expected.pattern)) === 0;
-    errors[`query, ${words.filter(Boolean).join(", ")}`] = same ? relativeError(result.energies, expected.energies) : Infinity;
+    const error = same ? relativeError(result.energies, expected.energies) : Infinity;
+    errors[`query, ${words.filter(Boolean).join(", ")}`] = error;
   }
   const failed = Object.keys(errors).filter((name) => !(errors[name] <= TOLERANCE));
   return { errors, passed: failed.length === 0, failed };
@@ -55,8 +59,9 @@ function showSelfTest({ errors, passed, failed }) {
 function session() {
   const at = (canvas, column, row, type) => {
     const box = canvas.getBoundingClientRect();
-    const place = { clientX: box.left + (column + 0.5) * box.width / MACHINE.width, clientY: box.top + (row + 0.5) * box.height / MACHINE.height };
-    canvas.dispatchEvent(new PointerEvent(type, { ...place, bubbles: true, pointerId: 1, button: type === "pointermove" ? -1 : 0 }));
+    const clientX = box.left + (column + 0.5) * box.width / MACHINE.width;
+    const clientY = box.top + (row + 0.5) * box.height / MACHINE.height;
+    canvas.dispatchEvent(new PointerEvent(type, { clientX, clientY, button: type === "pointermove" ? -1 : 0 }));
   };
   const stroke = (canvas, ...places) => {
     at(canvas, ...places[0], "pointerdown");
@@ -71,14 +76,16 @@ function session() {
     recallNow();
     queries.push(times.query);
     energies.push(state.right, state.empty);
-    results[name] = { right: wrong(state.right, target), empty: wrong(state.empty, target), cue: wrongPixels(state.cue, target) };
+    const cue = wrongPixels(state.cue, target);
+    results[name] = { right: wrong(state.right, target), empty: wrong(state.empty, target), cue };
   };
   $("clear").click();
   $("drawing").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
   $("drawing").dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
   const byKeys = sumOf(state.drawing);
   $("clear").click();
-  const columns = Array.from({ length: MACHINE.width - 8 }, (_, i) => i + 4), rows = Array.from({ length: MACHINE.height - 8 }, (_, i) => i + 4);
+  const columns = Array.from({ length: MACHINE.width - 8 }, (_, i) => i + 4);
+  const rows = Array.from({ length: MACHINE.height - 8 }, (_, i) => i + 4);
   const middle = [MACHINE.width >> 1, MACHINE.height >> 1];
   const strokes = [
     stroke($("drawing"), ...columns.map((column) => [column, middle[1]])),
@@ -105,7 +112,7 @@ function session() {
     recall(`${channel}, ${energy}`, drawn);
     if (energy === "variational") queries.length = number; // it decodes at several addresses
   }
-  document.querySelector('input[value="noise"]').checked = document.querySelector('input[value="point"]').checked = true;
+  for (const value of ["noise", "point"]) document.querySelector(`input[value="${value}"]`).checked = true;
   choose(8);
   $("erase").click();
   recall("erased", drawn);
