@@ -284,8 +284,8 @@ def _playground(options: argparse.Namespace) -> None:
     images, machine = held_out_images(options, opened), opened.machine
     number = min(len(images), max(8, machine.num_slots * 3 // 2))  # more than slots, to overload the memory
     patterns = Episodes(images, number, 1, seed=opened.config["seed"])[0][0]
-    path, name = options.out or options.run / "playground.html", options.pretrained or options.run
-    write_page(path, machine, patterns.to(machine.log_code_scale.device), Path(name).stem)
+    path, name = options.out or options.run / "playground.html", Path(options.pretrained or options.run).name
+    write_page(path, machine, patterns.to(machine.log_code_scale.device), name)
     print(f"page: {path}, {path.stat().st_size / 1e6:.2f} MB; open it in a browser")
 
 
