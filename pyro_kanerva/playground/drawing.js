@@ -158,7 +158,7 @@ class Editor {
 
 // The energy of every step as a curve; `now` is the step that is shown.
 function plotEnergy(svg, energies, now, label) {
-  const [width, height, left, bottom] = [320, 150, 64, 22];
+  const [width, height, left, bottom] = [320, 150, 56, 22];
   const low = Math.min(...energies), high = Math.max(...energies), range = Math.max(high - low, 1);
   const x = (n) => left + (width - left - 10) * n / Math.max(1, energies.length - 1);
   const y = (energy) => 10 + (height - bottom - 20) * (high - energy) / range;
@@ -170,6 +170,7 @@ function plotEnergy(svg, energies, now, label) {
   const levels = [high, ...(high - low > 0.1 ? [low] : [])].map((energy) =>
     `<text x="${left - 10}" y="${y(energy) + 4}" text-anchor="end">${energy.toFixed(1)}</text>`).join("");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "xMinYMid");
   svg.setAttribute("aria-label", label);
   svg.innerHTML = `<path class="axis" d="M${left - 5},5 V${height - bottom} H${width}"/>` +
     `<polyline class="curve" points="${points}"/>${dots}${ticks}${levels}`;

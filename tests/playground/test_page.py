@@ -240,11 +240,10 @@ def test_drawn_pattern_is_recalled_in_a_browser(session):
 
 
 @needs_browser
-def test_page_answers_at_once(session, record_property):
+def test_page_answers_at_once(session):
     """Goals on one idle core: 50 ms for a stroke, 300 ms for a query of ten steps. Tests may share the core."""
     result, _ = session
-    for name in ("stroke_ms", "query_ms"):
-        record_property(name, result[name])  # pytest --junit-xml reports them
+    print(f"stroke {result['stroke_ms']:.1f} ms, query {result['query_ms']:.1f} ms")  # shown by pytest -rP
     assert 0 < result["stroke_ms"] < 3 * 50
     assert 0 < result["query_ms"] < 3 * 300
 
