@@ -1,6 +1,9 @@
 """Sphinx configuration."""
 
+from pathlib import Path
+
 import pyro_kanerva
+from pyro_kanerva.playground import write_page
 
 project = "pyro_kanerva"
 author = "the pyro_kanerva developers"
@@ -21,5 +24,14 @@ def _skip_tuple_fields(app, what, name, obj, skip, options):
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def _write_playground(app, exception):
+    """The page that docs/playground.md shows, as ``pyro-kanerva playground --pretrained letters`` writes it."""
+    if exception is None and app.builder.format == "html":
+        patterns = pyro_kanerva.Episodes(pyro_kanerva.glyphs("test"), 48, 1)[0][0]
+        path = Path(app.outdir, "_static", "playground.html")
+        write_page(path, pyro_kanerva.pretrained("letters"), patterns, "letters")
+
+
 def setup(app):
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("build-finished", _write_playground)

@@ -12,7 +12,7 @@ PACKAGE = Path(pyro_kanerva.__file__).parent
 LAYERS = [  # a folder or file imports only from those before it
     "_checks", "_files", "_precision", "_repr", "distributions", "networks", "datasets", "conjugate", "likelihoods",
     "priors", "channels", "readers", "writers", "model", "retrieval", "memory", "machine", "training", "weights",
-    "runs", "evaluation", "diagnostics", "testing", "plotting", "cli",
+    "runs", "evaluation", "diagnostics", "testing", "plotting", "playground", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

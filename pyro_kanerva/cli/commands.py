@@ -1,4 +1,4 @@
-"""The command ``pyro-kanerva``: train, evaluate, query and generate on images."""
+"""The command ``pyro-kanerva``: train, evaluate, query and generate on images, and a page to play with."""
 
 import argparse
 import json
@@ -28,6 +28,7 @@ from pyro_kanerva.evaluation import (
     recall_error,
 )
 from pyro_kanerva.machine import KanervaMachine
+from pyro_kanerva.playground import write_page
 from pyro_kanerva.training import fit
 from pyro_kanerva.weights import MIXING_PRIORS, build_machine, export_machine
 
@@ -278,6 +279,16 @@ def _generate(options: argparse.Namespace) -> None:
     print(f"picture: {report.save(grid, options.out or options.run / 'samples.png')}")
 
 
+def _playground(options: argparse.Namespace) -> None:
+    opened = open_machine(options)
+    images, machine = held_out_images(options, opened), opened.machine
+    number = min(len(images), max(8, machine.num_slots * 3 // 2))  # more than slots, to overload the memory
+    patterns = Episodes(images, number, 1, seed=opened.config["seed"])[0][0]
+    path, name = options.out or options.run / "playground.html", Path(options.pretrained or options.run).name
+    write_page(path, machine, patterns.to(machine.log_code_scale.device), name)
+    print(f"page: {path}, {path.stat().st_size / 1e6:.2f} MB; open it in a browser")
+
+
 def _export(options: argparse.Namespace) -> None:
     opened = runs.load_run(options.run, options.data, find_device(options.device))
     machine, config = opened.machine, opened.config
@@ -296,4 +307,7 @@ def _export(options: argparse.Namespace) -> None:
     print(f"machine: {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "query": _query, "generate": _generate, "export": _export}
+COMMANDS = {
+    "train": _train, "evaluate": _evaluate, "query": _query, "generate": _generate, "playground": _playground,
+    "export": _export,
+}  # fmt: skip

@@ -51,6 +51,7 @@ them from damaged cues.
   pyro-kanerva query --pretrained letters   the same with a trained machine of the package
   pyro-kanerva query --pretrained letters --image mine.png --occlude right
                                             store your own image, recall it from its left half
+  pyro-kanerva playground                   write a web page to play with the machine
   pyro-kanerva export --out FILE            write your machine to a small file, for --pretrained FILE
 
 Every command reads and writes one folder, the run: --run kanerva-run. With --pretrained it is kanerva-NAME.
@@ -218,9 +219,11 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         sub.add_argument("--episode", type=integer(0), help=episode)
         sub.add_argument("--seed", type=seed, default=0, help="seed of the noise")
         sub.add_argument("--out", type=new_file, help=f"picture to write; default: {name}.png in the run's folder")
+    playground = add("playground", "write a web page, one file without a network, to play with the memory of a machine")
+    playground.add_argument("--out", type=new_file, help="page to write; default: playground.html in the run's folder")
     moved = "where the data of the run are, if they have moved"
     export.add_argument("--data", metavar="PATH", help=moved)
-    for sub in (evaluate, query, generate):
+    for sub in (evaluate, query, generate, playground):
         sub.add_argument(
             "--data", metavar="PATH", help=f"{moved}; with --pretrained: images, default: held-out letters"
         )
