@@ -1,5 +1,7 @@
 """The package as a whole: its names, and that importing it changes nothing."""
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import pyro_kanerva
 
 
 def test_all_names_exist():
+    """Of the package and of its folders."""
     assert sorted(pyro_kanerva.__all__) == pyro_kanerva.__all__
-    for name in pyro_kanerva.__all__:
-        assert hasattr(pyro_kanerva, name)
+    folders = [name for _, name, is_folder in pkgutil.iter_modules(pyro_kanerva.__path__) if is_folder]
+    for module in (pyro_kanerva, *(importlib.import_module(f"pyro_kanerva.{name}") for name in folders)):
+        assert [name for name in getattr(module, "__all__", []) if not hasattr(module, name)] == []
 
 
 def run(code):

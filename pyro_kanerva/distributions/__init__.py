@@ -11,7 +11,6 @@ __all__ = [
     "AdditiveLogistic",
     "DiscretizedLogistic",
     "GaussianMixture",
-    "GreyLevels",
     "HorseshoeLike",
     "JitNormal",
     "MatrixNormal",
