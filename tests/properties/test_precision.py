@@ -339,6 +339,8 @@ OF_A_MEMORY = {
     "query, a part of the entries": lambda m: m.query(CUES, observed=torch.arange(C) < 4),
     "sample": lambda m: m.sample(CUES, 3, channel=CHANNEL, sample_memory=True),
     "log_evidence": lambda m: m.log_evidence(CUES, num_samples=3),
+    "recognize": lambda m: m.recognize(CUES, PATTERNS, 0.5)[1:],
+    "identify": lambda m: m.identify(CUES),
     "generate": lambda m: m.generate(3),
     "generate, by a query": lambda m: m.generate(3, num_steps=2),
     "predict": lambda m: m.predict(ADDRESSES),
