@@ -687,9 +687,9 @@ def draw_figures(rows, folder):
         draw_panels(panels, folder / "comparison_bytes.png", title, "wrong", "wrong pixels, %")
 
 
+@torch.no_grad()
 def main(args):
     """Returns the rows of the tables; writes them, the results of each seed, and the figures."""
-    torch.set_grad_enabled(False)
     results, data, runs = [], load(args), {}
     for name in args.protocols:
         runs[name] = partial(PROTOCOLS[name], args, data)
