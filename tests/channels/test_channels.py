@@ -345,6 +345,21 @@ def test_level_is_the_most_likely(channel, make):
     assert _total(resolved, cues, prediction) >= best - 1e-4
 
 
+def test_the_level_of_cues_without_damage_is_nearly_zero():
+    """And nearly 1 where every entry is flipped; predictions are sure of every pattern."""
+    patterns = (torch.rand(1, 2, 30, dtype=torch.float64) < 0.5).double()
+    seen = torch.ones_like(patterns, dtype=torch.bool)
+    binary = dist.Bernoulli(logits=40 * (2 * patterns - 1))
+    classes = dist.Categorical(logits=torch.stack([-40 * patterns, 40 * patterns], -1))
+    for channel, prediction in ((Flip(0.2), binary), (SaltAndPepper(0.2), binary), (Replace(0.2), classes)):
+        for cues, expected in ((patterns, 0.0), (1 - patterns, 1.0)):
+            found = UnknownLevel(channel, 100).resolve(cues, prediction, seen, (2,))
+            assert (level(found) - expected).abs().max() < 1e-5
+            assert found.log_evidence(cues, prediction).isfinite().all()
+    real = dist.Normal(patterns, 1e-6)
+    assert level(UnknownLevel(GaussianNoise(0.3)).resolve(patterns, real, seen, (2,))).max() < 1e-4
+
+
 @pytest.mark.parametrize(("channel", "make"), PAIRS, ids=NAMES)
 def test_every_iteration_makes_the_cues_more_likely(channel, make):
     """From far off, for each of several queries: what EM guarantees."""

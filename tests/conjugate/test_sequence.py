@@ -135,6 +135,7 @@ shapes = {
 @given(**shapes)
 @example(slots=3, size=5, length=6, block_size=8, sweeps=0, batches=((), (2,)), sigma=1.0, seed=0)  # T < block
 @example(slots=3, size=5, length=13, block_size=4, sweeps=1, batches=((), (2,)), sigma=1.0, seed=0)  # not a multiple
+@example(slots=3, size=4, length=7, block_size=2, sweeps=4, batches=((), (2,)), sigma=1.0, seed=0)  # more sweeps
 @example(slots=9, size=2, length=12, block_size=3, sweeps=0, batches=((), (2,)), sigma=1.0, seed=0)  # K > C
 @example(slots=2, size=7, length=20, block_size=20, sweeps=0, batches=((2,), (2,)), sigma=1.0, seed=0)  # one long block
 @example(slots=4, size=1, length=9, block_size=2, sweeps=1, batches=((), (2,)), sigma=1.0, seed=0)  # C = 1
@@ -172,7 +173,7 @@ def test_the_same_codes_into_several_memories(block_size):
 
 @pytest.mark.parametrize("length", [7, 8, 9, 16, 17, 25])
 @pytest.mark.parametrize("block_size", [1, 3, 8, 10])
-@pytest.mark.parametrize("sweeps", [0, 1])
+@pytest.mark.parametrize("sweeps", [0, 2])
 def test_chunks(monkeypatch, length, block_size, sweeps):
     """Chunks of 8 patterns, or as many blocks as fit. The twins agree wherever a chunk ends."""
     leaves = problem(4, 5, length, (), (2,), seed=length)

@@ -71,6 +71,16 @@ def test_horseshoe_is_finite_everywhere(dtype):
     assert scale.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_horseshoe_at_zero(dtype):
+    """log p(0) is the value at the square root of the smallest normal number, below which the density is flat."""
+    density, tiny = HorseshoeLike(torch.ones((), dtype=dtype)), torch.finfo(dtype).tiny
+    expected = math.log(math.log(1 / tiny)) - math.log(2 * math.pi)
+    assert density.log_prob(torch.zeros((), dtype=dtype)).item() == pytest.approx(expected, rel=1e-6)
+    above = density.log_prob(torch.tensor(4 * tiny**0.5, dtype=dtype)).item()
+    assert above == pytest.approx(math.log(math.log(1 / tiny / 16)) - math.log(2 * math.pi), rel=1e-6)
+
+
 def test_horseshoe_far_out_decays_like_a_square():
     """log p(x) = log(scale / (2 pi)) - 2 log x for large x."""
     density = HorseshoeLike(torch.tensor(1.0, dtype=torch.float64))

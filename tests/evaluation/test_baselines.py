@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_kanerva import Flip
+from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation import autoencoder, evaluate_baselines, hopfield, nearest_pattern
 
 
@@ -96,6 +97,15 @@ def test_errors_of_all_baselines(make_machine, patterns):
     assert errors["nearest stored pattern"] < 0.02  # 35 entries tell 8 patterns apart
     assert errors["Hopfield network, all patterns"] < 0.02
     assert errors["Hopfield network, as large as the memory (1 patterns)"] > 0.1  # 60 floats hold one of 35 entries
+
+
+def test_a_hopfield_network_as_large_as_the_memory(make_machine, patterns):
+    """12 x 10 numbers are as many as 3 patterns of 35 entries have."""
+    machine = make_machine(slots=12)
+    errors = evaluate_baselines(machine, [patterns], Flip(0.05), 0.05, seed=2)
+    cues = Flip(0.05)(patterns, torch.Generator().manual_seed(derive_seed(2, 0)))
+    expected = (hopfield(patterns[:, :3], cues, 0.05) != patterns).double().mean().item()
+    assert errors["Hopfield network, as large as the memory (3 patterns)"] == pytest.approx(expected)
 
 
 def test_single_episode(make_machine, patterns):

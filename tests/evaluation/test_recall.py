@@ -17,6 +17,8 @@ from pyro_kanerva import (
 )
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation import entry_error, evaluate_recall, recall_error
+from pyro_kanerva.evaluation.recall import recall_errors
+from pyro_kanerva.retrieval import Retrieval
 
 
 def test_entry_error_of_iterates(patterns):
@@ -96,6 +98,24 @@ def test_evaluate_recall_is_seeded_and_goes_over_all_batches(make_machine, patte
         one.errors,
         evaluate_recall(machine, [patterns, patterns[:1]], Flip(0.2), channel=None, num_steps=2, seed=4).errors,
     )
+
+
+def test_the_share_of_queries_whose_energy_never_rose():
+    """Over batches of 1 and 3 episodes of 4 queries, of which 2 and 3 rise. No query of a memory does."""
+
+    class Rising:
+        def __init__(self, number):
+            self.number = number
+
+        def query(self, cues, **options):
+            rise = torch.zeros(cues.shape[:2])
+            rise.view(-1)[: self.number] = 1.0
+            energy = torch.stack([torch.zeros_like(rise), rise])
+            return Retrieval(torch.stack([cues, cues]), energy, energy.unsqueeze(-1), rise.bool())
+
+    batches = [(torch.zeros(size, 4, 5), [Rising(number)]) for size, number in ((1, 2), (3, 3))]
+    (error,) = recall_errors(batches, Flip(0.2), None)
+    assert error.never_rose == pytest.approx(11 / 16)
 
 
 def test_a_query_without_steps(make_machine, patterns):

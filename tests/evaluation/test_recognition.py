@@ -63,6 +63,21 @@ def test_recognition(make_machine, patterns):
     assert runs[0] == runs[1]
 
 
+def test_the_scores_of_recognition(make_machine, patterns):
+    """Each half has its own evidence, and its own evidence under the prior memory."""
+    machine = make_machine(code_scale=0.3)
+    curves = evaluate_recognition(machine, [patterns], num_samples=3, seed=1)
+    torch.manual_seed(1)
+    halves = patterns[:, :4], patterns[:, 4:]
+    memory = machine.write(halves[0])
+    evidence = [memory.log_evidence(half, num_samples=3) for half in halves]
+    base = [machine.prior_memory(3).log_evidence(half, num_samples=3) for half in halves]
+    assert curves["evidence"] == roc(*evidence)
+    assert curves["evidence ratio"] == roc(evidence[0] - base[0], evidence[1] - base[1])
+    assert curves["familiarity"] == roc(*(familiarity(memory, half) for half in halves))
+    assert len({tuple(curve.true_positive_rate) for curve in curves.values()}) == 3
+
+
 def test_single_episode(make_machine, patterns):
     """Patterns (T,) + E are one episode."""
     machine = make_machine()

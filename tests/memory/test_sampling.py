@@ -7,7 +7,16 @@ import pytest
 import torch
 from helpers import linear_machine, small_machine
 
-from pyro_kanerva import CategoricalLikelihood, Flip, GaussianNoise, MatrixNormal, Memory, Replace, UnknownLevel
+from pyro_kanerva import (
+    CategoricalLikelihood,
+    ExactReader,
+    Flip,
+    GaussianNoise,
+    MatrixNormal,
+    Memory,
+    Replace,
+    UnknownLevel,
+)
 
 SLOTS, SIZE, SCALE, NOISE = 3, 4, 0.6, 0.5
 CHAINS = 4000
@@ -99,6 +108,23 @@ def test_sampling_the_memory_adds_its_uncertainty(uncertainty):
         assert abs(ratio) < 5 * error
     else:
         assert ratio > 10 * error
+
+
+@pytest.mark.parametrize("sample_memory", [False, True])
+def test_every_sweep_has_a_memory_of_its_own(sample_memory):
+    """Or all have the posterior mean."""
+    seen = []
+
+    def reader(codes, matrix, address_prior, code_scale):
+        seen.append(matrix.clone())
+        return ExactReader()(codes, matrix, address_prior, code_scale)
+
+    posterior = linear_memory(1.0).posterior
+    memory = Memory(linear_machine(SLOTS, SIZE, SCALE, reader=reader).double(), posterior, (SIZE,))
+    memory.sample(torch.zeros(1, 2, SIZE, dtype=torch.float64), 3, burn_in=2, sample_memory=sample_memory)
+    assert len(seen) == 5
+    assert len({tuple(matrix.flatten().tolist()) for matrix in seen}) == (5 if sample_memory else 1)
+    assert torch.equal(seen[0], posterior.loc) != sample_memory
 
 
 def test_burn_in_is_left_out():

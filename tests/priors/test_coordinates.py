@@ -105,6 +105,23 @@ def test_the_center_is_near_the_mean_and_at_no_kink(name):
         assert ((center - coordinates.prior.mean).abs() < 0.2 * coordinates.prior.stddev).all()
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_covariance_of_an_address(name):
+    """(P + J^T M M^T J / sigma^2)^-1: P of the prior, or the identity in coordinates without a closed form."""
+    coordinates, matrix = real_coordinates(PRIORS[name](3)), torch.randn(2, 3, 4)
+    if name == "Simplex":
+        precision = torch.linalg.inv(9 * (torch.eye(2) + 1))  # of log ratios of weights, with the scale 3
+    elif coordinates.transform is None and name not in ("Horseshoe", "Mixture"):
+        precision = (1 / coordinates.prior.variance).diag()
+    else:
+        precision = torch.eye(coordinates.size) / (0.16 if name == "Mixture" else 1)
+    torch.testing.assert_close(coordinates.precision(matrix), precision)
+    jacobian = torch.autograd.functional.jacobian(coordinates.address, coordinates.center(matrix))
+    factor = coordinates.posterior_scale_tril(matrix, torch.tensor(0.7))
+    expected = (precision + jacobian.mT @ matrix @ matrix.mT @ jacobian / 0.49).inverse()
+    torch.testing.assert_close(factor @ factor.mT, expected)
+
+
 def test_coordinates_of_a_mixture():
     """The center is the mean; the precision is that of every component."""
     prior, like = MixtureAddress(4, 0.5)(), torch.zeros(())

@@ -90,6 +90,18 @@ def test_converged(make_machine, patterns):
     assert memory.query(patterns, num_steps=1, tolerance=math.inf).converged.all()
 
 
+def test_a_fall_of_the_tolerance_is_convergence(make_machine, patterns):
+    """A fall of exactly the tolerance, too, but not one above it, in queries whose pattern still changed."""
+    memory, cues = make_machine().write(patterns), Flip(0.1)(patterns)
+    first = memory.query(cues, num_steps=1)
+    fall = first.energy[0] - first.energy[1]
+    changed = (first.patterns[1] != first.patterns[0]).flatten(2).any(-1)
+    tolerance = fall[changed].median()
+    assert 0 < tolerance < fall[changed].max()
+    converged = memory.query(cues, num_steps=1, tolerance=tolerance.item()).converged
+    assert torch.equal(converged[changed], (fall <= tolerance)[changed])
+
+
 def test_queries_do_not_touch_gradients_or_parameters(make_machine, patterns):
     machine = make_machine()
     before = {name: value.clone() for name, value in machine.state_dict().items()}

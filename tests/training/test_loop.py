@@ -1,6 +1,7 @@
 """Training: the loss falls, a run stops in order, and a resumed run equals an uninterrupted one."""
 
 import json
+import math
 import os
 import signal
 
@@ -10,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_kanerva import Episodes, fit
-from pyro_kanerva.training import load_checkpoint
+from pyro_kanerva.training import load_checkpoint, loop
 
 
 def seeded(make_machine):
@@ -136,6 +137,16 @@ def test_the_callback_hears_of_every_step(make_machine, episodes, tmp_path):
     assert steps[-1].negative_conditional_bound == pytest.approx(-bound.conditional_bound.mean().item(), rel=0.05)
     assert steps[-1].negative_conditional_bound < steps[-1].negative_bound
     assert 0 <= steps[-1].learning_rate < steps[13].learning_rate < 1e-3
+
+
+def test_the_learning_rate_rises_and_falls(make_machine, episodes, monkeypatch):
+    """Linearly over the warm-up, from a first step that is not zero, times a cosine that ends near zero."""
+    monkeypatch.setattr(loop, "_WARM_UP", 4)
+    steps = []
+    fit(make_machine(), episodes, num_steps=12, learning_rate=0.1, callback=steps.append, progress=False)
+    expected = [0.1 * min(1, n / 4) * (1 + math.cos(math.pi * (n - 1) / 12)) / 2 for n in range(1, 13)]
+    assert [step.learning_rate for step in steps] == pytest.approx(expected)
+    assert 0 < expected[-1] < 0.002
 
 
 @pytest.mark.parametrize(
