@@ -46,6 +46,7 @@ ARGS = {
     "--test-episodes 2",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
     "recognition.py": "--machines letters --patterns 4 --noise 0.3 --episodes 1 --samples 2",
+    "smaller_files.py": "--patterns 3 --episodes 2",
     "omniglot_figures.py": "--run a --group-by kind --rate-distortion a b --recall-episodes 2 --stored 3 --samples 2 "
     "--steps 2 --out figures",
 }
@@ -177,6 +178,20 @@ def test_the_densities_of_benchmark_recall_add_up(x):
     assert torch.trapezoid(density, below) + clamped == pytest.approx(1, abs=1e-3)
     drawn = noise(torch.full((100_000,), x), torch.Generator().manual_seed(0))
     assert (drawn == 1).float().mean() == pytest.approx(clamped.item(), abs=0.01)
+
+
+def test_smaller_files_of_a_part_of_the_images(tmp_path):
+    """The errors of float16 are close to those of float32, and its files are smaller."""
+    images = (np.random.default_rng(0).random((40, 28, 28)) < 0.2).astype(np.uint8) * 255
+    np.savez(tmp_path / "images.npz", images=images, split=np.arange(40) % 2)
+    example = runpy.run_path(str(EXAMPLES / "smaller_files.py"))
+    options = f"--data {tmp_path / 'images.npz'} --data-where split=1 --patterns 4 --episodes 2"
+    args = example["parser"]().parse_args(options.split())
+    assert torch.equal(example["load"](args), torch.from_numpy(images[1::2]))
+    whole, half, _, eighth = example["main"](args)
+    assert whole[2] > half[2] > eighth[2]
+    assert whole[3] > half[3] > eighth[3]
+    assert half[5:] == pytest.approx(whole[5:], abs=0.02)
 
 
 def test_omniglot_figures(tmp_path, monkeypatch, capsys):

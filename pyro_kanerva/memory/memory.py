@@ -34,7 +34,7 @@ from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution, moment_matched_memory, point_address
 from pyro_kanerva.retrieval import Energy, PointEnergy, Retrieval
 from pyro_kanerva.retrieval.query import query, query_energy
-from pyro_kanerva.writers import WriteResult, check_continues
+from pyro_kanerva.writers import WriteResult, check_continues, continues
 
 
 class Memory:
@@ -129,7 +129,8 @@ class Memory:
 
     def _encode_and_write(self, patterns: Tensor, posterior: MatrixNormal) -> tuple[Tensor, WriteResult]:
         patterns = self.check(patterns, "write()", "patterns")
-        if self.records:
+        # A memory that was loaded without records may hold patterns too.
+        if self.records or not (continues(self.machine.writer) or self._is_made_of(())):
             check_continues(self.machine.writer)
         codes = self.machine.encode(patterns)
         return codes, self.machine.write_codes(codes, posterior)
@@ -216,13 +217,16 @@ class Memory:
 
     def _check_records(self, caller: str) -> None:
         """:raises ValueError: if the records do not account for the memory."""
-        if not account_for(self._with_records(self.records).posterior, self.posterior):
+        if not self._is_made_of(self.records):
             raise ValueError(
                 f"{caller}: the memory is not the memory prior plus the statistics of its records, so its writes "
                 f"cannot be told apart. Either {type(self.machine.writer).__name__} does not add statistics "
-                "(OnlineWriter does), or the machine was trained since, or the memory did not start from its prior. "
-                "Write the patterns that are to stay."
+                "(OnlineWriter does), or the machine was trained since, or the memory did not start from its prior, "
+                "or it was saved in a smaller dtype or without records. Write the patterns that are to stay."
             )
+
+    def _is_made_of(self, records: Sequence[Record]) -> bool:
+        return account_for(self._with_records(records).posterior, self.posterior)
 
     def _with_records(self, records: Sequence[Record]) -> Memory:
         """The memory prior plus the statistics of ``records``."""
@@ -462,9 +466,27 @@ class Memory:
         posterior = MatrixNormal(stored.to(reference), factor, validate_args=False)
         return Memory(self.machine, posterior, self.event_shape, [move(record, reference) for record in self.records])
 
-    def save(self, path: PathLike) -> None:
-        """Write this memory to a file, whole or not at all; the machine is not part of it."""
-        storage.save_memory(path, self.machine, self._stored())
+    def save(self, path: PathLike, *, dtype: torch.dtype | None = None, records: bool = True) -> None:
+        """Write this memory to a file, whole or not at all; the machine is not part of it.
+
+        A smaller ``dtype`` makes the file smaller. :meth:`load` returns the memory in the dtype of the machine again.
+        Each number x of the mean R (K, C), of the Cholesky factor of U, and of the records is rounded:
+
+        - ``torch.float16``: ``|error| <= 2^-11 |x|``; numbers below 6e-5 become multiples of 6e-8.
+        - ``torch.bfloat16``: ``|error| <= 2^-8 |x|``.
+        - ``torch.int8``: ``|error| <= max_c |R[k, c]| / 254`` in row k of R, which has a scale of its own; the factor
+          of U and the records are in float16.
+
+        :param dtype: ``torch.float64``, ``float32``, ``float16``, ``bfloat16`` or ``int8``; by default that of the
+            memory.
+        :param records: store the records, T (K + C) numbers of an episode, and the sums of a stream in float64. Without
+            them the size of the file does not depend on T, and the loaded memory has no names, no labels, and
+            nothing to :meth:`erase`, :meth:`merge` or :meth:`identify`. With records and a smaller dtype,
+            :meth:`identify` works as before. :meth:`erase` and :meth:`merge` need records that account for the memory
+            to 1e-3, and may refuse it after the rounding.
+        :raises ValueError: if ``dtype`` is another one, or a number does not fit into its range.
+        """
+        storage.save_memory(path, self.machine, self._stored(), dtype, records)
 
     @staticmethod
     def load(path: PathLike, machine: Parts) -> Memory:

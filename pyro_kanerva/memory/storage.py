@@ -25,22 +25,74 @@ class StoredMemory(NamedTuple):
     records: tuple[Record, ...]
 
 
-def save_memory(path: PathLike, parts: Parts, memory: StoredMemory) -> None:
-    """Write a file of a memory, whole or not at all."""
+_SAMPLE = 64  # numbers of each tensor of a machine's behavior that a file keeps
+#: The types of numbers in which a memory can be stored.
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8)
+
+
+def save_memory(
+    path: PathLike, parts: Parts, memory: StoredMemory, dtype: torch.dtype | None = None, keep_records: bool = True
+) -> None:
+    """Write a file of a memory, whole or not at all; the arguments are those of :meth:`Memory.save`."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"save(): dtype is {dtype!r}; expected one of {', '.join(map(str, DTYPES))}, or None.")
     posterior, event_shape, records = memory
+    dtype = posterior.loc.dtype if dtype is None else dtype
+    floating = torch.float16 if dtype == torch.int8 else dtype
+    kept = [_in_dtype(record, floating) for record in records] if keep_records else []
+    factor = _cast(posterior.scale_tril_row, floating)
+    if not bool((factor.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        raise ValueError(f"save(): the memory has scales that are 0 in {floating}. Pass dtype=torch.bfloat16.")
     state = {
-        "loc": posterior.loc.contiguous(),
-        "scale_tril_row": posterior.scale_tril_row.contiguous(),
-        "records": [tuple(record) for record in records],
-        "streams": [isinstance(record, StreamRecord) for record in records],
+        "scale_tril_row": factor,
+        "records": [tuple(record) for record in kept],
+        "streams": [isinstance(record, StreamRecord) for record in kept],
+        "behavior": behavior(parts, event_shape, _SAMPLE),
     }
+    if dtype == torch.int8:
+        state["loc"], state["loc_scale"] = quantized(posterior.loc)
+    else:
+        state["loc"] = _cast(posterior.loc, dtype)
     header = {
         "event_shape": list(event_shape),
         "memory_shape": list(posterior.event_shape),
         "machine": fingerprint(parts),
+        "sample": _SAMPLE,
     }
-    state["behavior"] = behavior(parts, event_shape)
     _files.save(path, "memory", header, state)
+
+
+def quantized(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """``matrix`` (..., K, C) as int8, and the scale of each row, float32 (..., K, 1).
+
+    ::
+
+        scale = max_c |R_c| / 127,      R_c ~ scale round(R_c / scale)
+
+    for each row R. The error is at most half of the scale.
+    """
+    scale = matrix.abs().amax(-1, keepdim=True).float() / 127
+    return (matrix / scale.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy in ``dtype``, or a ``ValueError`` if a number is too large for it."""
+    cast = tensor.to(dtype).contiguous()
+    if bool((cast.isinf() & tensor.isfinite()).any()):
+        raise ValueError(f"save(): the memory has numbers that are too large for {dtype}. Pass dtype=torch.bfloat16.")
+    return cast
+
+
+def _in_dtype(record: Record, dtype: torch.dtype) -> Record:
+    """The record with codes and addresses in ``dtype``; the sums of a stream stay in float64."""
+    if isinstance(record, StreamRecord):
+        return record
+    factor = record.address_scale_tril
+    return record._replace(
+        codes=_cast(record.codes, dtype),
+        addresses=_cast(record.addresses, dtype),
+        address_scale_tril=None if factor is None else _cast(factor, dtype),
+    )
 
 
 def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
@@ -56,7 +108,7 @@ def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
         header["machine"] == fingerprint(parts)
         and header["memory_shape"] == size
         and parts.event_shape in (None, event_shape)
-        and _close(state["behavior"], behavior(parts, event_shape))
+        and _close(state["behavior"], behavior(parts, event_shape, header.get("sample")))  # older files: all numbers
     )
     if not of_this_machine:
         raise ValueError(
@@ -66,9 +118,13 @@ def load_memory(path: PathLike, parts: Parts) -> StoredMemory:
     streams = state.get("streams", [False] * len(state["records"]))  # older files have neither streams nor names
     kinds = [StreamRecord if stream else WriteRecord for stream in streams]
     records = [kind(*record) for kind, record in zip(kinds, state["records"], strict=True)]
-    if not _is_valid(state["loc"], state["scale_tril_row"], records, parts):
+    loc, scale = state["loc"], state.get("loc_scale")
+    if scale is not None:
+        is_quantized = loc.dtype == torch.int8 and scale.is_floating_point() and scale.shape == (*loc.shape[:-1], 1)
+        loc = loc * (scale if is_quantized else torch.nan)  # NaN is refused below
+    if not _is_valid(loc, state["scale_tril_row"], records, parts):
         raise ValueError(f"{path} holds numbers of a memory that are NaN or of a wrong shape. Write the memory anew.")
-    posterior = MatrixNormal(state["loc"].to(reference), state["scale_tril_row"].to(reference))
+    posterior = MatrixNormal(loc.to(reference), state["scale_tril_row"].to(reference))
     moved = tuple(move(record, reference) for record in records)
     return StoredMemory(posterior, event_shape, moved)
 
@@ -102,9 +158,9 @@ def fingerprint(parts: Parts) -> str:
 
 
 @torch.no_grad()
-def behavior(parts: Parts, event_shape: tuple[int, ...]) -> Tensor:
+def behavior(parts: Parts, event_shape: tuple[int, ...], sample: int | None) -> Tensor:
     """Numbers that tell machines apart which have equal parameters: of their priors, and of a code that is decoded and
-    encoded again.
+    encoded again. At most ``sample`` of each tensor, evenly spaced; None for all.
     """
     reference = parts.log_code_scale
     code = torch.linspace(-1, 1, parts.code_size).to(reference)
@@ -119,7 +175,8 @@ def behavior(parts: Parts, event_shape: tuple[int, ...]) -> Tensor:
     finally:
         for module in training:
             module.training = True
-    return torch.cat([number.double().flatten() for number in numbers])
+    flat = [number.double().flatten() for number in numbers]
+    return torch.cat([tensor[:: 1 if sample is None else max(1, -(-len(tensor) // sample))] for tensor in flat])
 
 
 def _kinds(distribution: dist.TorchDistribution) -> str:

@@ -16,8 +16,10 @@ from pyro_kanerva import (
     Memory,
     NormalLikelihood,
     OnlineWriter,
+    PseudoInverseWriter,
     _files,
 )
+from pyro_kanerva.memory import storage
 
 
 @pytest.mark.parametrize("sweeps", [0, 1])
@@ -53,8 +55,119 @@ def test_a_file_without_streams_and_names(make_machine, patterns, tmp_path):
     header, state = _files.load(tmp_path / "memory.pt", "memory")
     del state["streams"]
     state["records"] = [record[:3] for record in state["records"]]
+    del header["sample"]
+    state["behavior"] = storage.behavior(machine, memory.event_shape, None)  # all numbers
     _files.save(tmp_path / "old.pt", "memory", header, state)
     assert_same_memory(Memory.load(tmp_path / "old.pt", machine), memory)
+
+
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}  # |error| / |number|
+
+
+@pytest.mark.parametrize("dtype", [*ROUNDING, torch.int8])
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_the_error_of_each_dtype(make_machine, patterns, tmp_path, dtype, sweeps):
+    machine = make_machine(writer=OnlineWriter(4, sweeps))
+    memory = machine.write(patterns, name="first", labels=torch.arange(patterns.shape[1]))
+    memory = memory.write(iter(patterns.split(3, 1)))
+    memory.save(tmp_path / "memory.pt", dtype=dtype)
+    loaded = Memory.load(tmp_path / "memory.pt", machine)
+    assert loaded.posterior.loc.dtype == loaded.records[0].codes.dtype == torch.float32
+    relative = ROUNDING.get(dtype, 2**-11)
+
+    def assert_close(found, expected):
+        assert ((found - expected).abs() <= relative * expected.abs() + 2**-25).all()
+
+    loc = memory.posterior.loc
+    if dtype == torch.int8:
+        error = (loaded.posterior.loc - loc).abs()
+        assert (error <= loc.abs().amax(-1, keepdim=True) / 254 + 1e-6).all()
+        assert error.max() > 0
+    else:
+        assert_close(loaded.posterior.loc, loc)
+    assert_close(loaded.posterior.scale_tril_row, memory.posterior.scale_tril_row)
+    record, expected = loaded.records[0], memory.records[0]
+    assert record.name == "first"
+    assert torch.equal(record.labels, expected.labels)
+    assert_close(record.codes, expected.codes)
+    assert_close(record.addresses, expected.addresses)
+    if sweeps:
+        assert_close(record.address_scale_tril, expected.address_scale_tril)
+    assert torch.equal(loaded.records[1].precision, memory.records[1].precision)
+    assert torch.equal(loaded.identify(patterns).pattern, memory.identify(patterns).pattern)
+
+
+def test_the_numbers_of_a_file(make_machine, patterns, tmp_path):
+    """Half precision has half of the bytes, 8 bits have a quarter of those of R."""
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    memory = machine.write(patterns)
+    sizes = {}
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int8):
+        memory.save(path, dtype=dtype, records=False)
+        state = _files.load(path, "memory")[1]
+        sizes[dtype] = {name: state[name].nbytes for name in ("loc", "scale_tril_row")}
+        assert state["records"] == []
+    whole = sizes[torch.float32]
+    half = {name: size // 2 for name, size in whole.items()}
+    assert sizes[torch.float16] == sizes[torch.bfloat16] == half
+    assert sizes[torch.int8] == half | {"loc": whole["loc"] // 4}
+
+
+def test_a_memory_without_records(make_machine, patterns, tmp_path):
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    memory = machine.write(patterns)
+    memory.save(path, records=False)
+    loaded = Memory.load(path, machine)
+    assert torch.equal(loaded.posterior.loc, memory.posterior.loc)
+    assert loaded.records == ()
+    more = loaded.write(patterns)
+    assert_close_posteriors(more.posterior, memory.write(patterns).posterior)
+    with pytest.raises(ValueError, match="saved in a smaller dtype or without records"):
+        more.erase(more.records[0])
+    machine.writer = PseudoInverseWriter(6)
+    with pytest.raises(ValueError, match="starts anew with every write"):
+        loaded.write(patterns)
+    machine.prior_memory(len(patterns)).write(patterns)
+
+
+def test_erase_after_rounding(make_machine, patterns, tmp_path):
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    memory = machine.write(patterns).write(patterns)
+    memory.save(path, dtype=torch.bfloat16)
+    loaded = Memory.load(path, machine)
+    with pytest.raises(ValueError, match="saved in a smaller dtype or without records"):
+        loaded.erase(loaded.records[0])
+
+
+def test_dtypes_that_do_not_fit(make_machine, patterns, tmp_path):
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    memory = machine.write(patterns)
+    memory.save(path)
+    before = path.read_bytes()
+    posterior = memory.posterior
+    for dtype in (torch.uint8, torch.int64, torch.complex64, "int8"):
+        with pytest.raises(ValueError, match=r"save\(\): dtype is .*; expected one of torch.float64, torch.float32"):
+            memory.save(path, dtype=dtype)
+    large = MatrixNormal(1e6 * posterior.loc, posterior.scale_tril_row)
+    with pytest.raises(ValueError, match=r"too large for torch.float16. Pass dtype=torch.bfloat16"):
+        Memory(machine, large, memory.event_shape).save(path, dtype=torch.float16)
+    narrow = MatrixNormal(posterior.loc, 1e-9 * posterior.scale_tril_row)
+    for dtype in (torch.float16, torch.int8):
+        with pytest.raises(ValueError, match=r"0 in torch.float16. Pass dtype=torch.bfloat16"):
+            Memory(machine, narrow, memory.event_shape).save(path, dtype=dtype)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["memory.pt"]
+    for matrix in (large, narrow):
+        Memory(machine, matrix, memory.event_shape).save(path, dtype=torch.bfloat16)
+        assert Memory.load(path, machine).posterior.loc.isfinite().all()
+
+
+def test_a_row_of_zeros_in_8_bits():
+    matrix = torch.tensor([[0.0, 0.0], [1e-3, -2e-3], [5e7, 1.0]])
+    numbers, scale = storage.quantized(matrix)
+    assert numbers.tolist() == [[0, 0], [64, -127], [127, 0]]
+    torch.testing.assert_close(numbers * scale, matrix, rtol=0, atol=5e7 / 254)
+    assert torch.equal((numbers * scale)[0], matrix[0])
 
 
 def test_a_failed_save_leaves_the_old_file(make_machine, patterns, tmp_path, monkeypatch):
@@ -143,6 +256,24 @@ def test_a_machine_that_differs_in_no_parameter(tmp_path, name):
     Memory.load(path, KanervaMachine(**usual).double())
     with pytest.raises(ValueError, match=r"machine with other parameters or parts"):
         Memory.load(path, KanervaMachine(**{**usual, **OTHER_PARTS[name]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {"loc_scale": state["loc_scale"] * torch.nan},
+        lambda state: {"loc_scale": state["loc_scale"][:, :-1]},
+        lambda state: {"loc": state["loc"].float()},
+        lambda state: {"loc_scale": state["loc_scale"].long()},
+    ],
+)
+def test_8_bits_that_are_no_memory(make_machine, patterns, tmp_path, change):
+    machine, path = make_machine(), tmp_path / "memory.pt"
+    machine.write(patterns).save(path, dtype=torch.int8)
+    header, state = _files.load(path, "memory")
+    _files.save(path, "memory", header, state | change(state))
+    with pytest.raises(ValueError, match="numbers of a memory that are NaN or of a wrong shape"):
+        Memory.load(path, machine)
 
 
 @pytest.mark.parametrize("name", ["loc", "scale_tril_row", "codes", "addresses"])
