@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import Identity, known_memory_machine, linear_machine
+from pyro import poutine
 
 from pyro_kanerva import (
     AmortizedReader,
@@ -103,6 +104,20 @@ def test_latent_codes_with_slots():
     bound = built.bound(torch.randn(2, 6, C), 3)
     assert bound.code_kl.shape == (2,)
     assert (bound.code_kl > 0).all()
+
+
+def test_the_site_of_the_code():
+    """q(z | x) of a scale of its own in the guide, Normal(M^T w, sigma^2 I) in the model, whose draw is decoded."""
+    built = linear_machine(K, C, 0.3, code_posterior=GaussianCode(C, 0.2), code_scale=0.7)
+    x = torch.randn(2, 6, C)
+    guide = poutine.trace(built.guide).get_trace(x)
+    model = poutine.trace(poutine.replay(built.model, trace=guide)).get_trace(x)
+    q, p, pattern = guide.nodes["code"]["fn"], model.nodes["code"]["fn"], model.nodes["pattern"]["fn"]
+    torch.testing.assert_close(q.mean, x)
+    torch.testing.assert_close(q.stddev, torch.full_like(x, 0.2))
+    torch.testing.assert_close(p.mean, guide.nodes["address"]["value"] @ guide.nodes["memory"]["value"].squeeze(1))
+    torch.testing.assert_close(p.stddev, torch.full_like(x, 0.7))
+    torch.testing.assert_close(pattern.mean, guide.nodes["code"]["value"])
 
 
 def test_the_code_divergence_is_an_average_over_slots():

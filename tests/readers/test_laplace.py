@@ -63,6 +63,37 @@ def test_averages_of_a_gaussian_are_exact(kind):
     torch.testing.assert_close(newton.covariance_matrix, exact.covariance_matrix.expand_as(newton.covariance_matrix))
 
 
+def test_one_step_by_hand():
+    """From the Gaussian of equal moments, with g = E_q[grad log p] and Lambda = -E_q[grad^2 log p] on a grid."""
+    prior, codes, matrix = StudentTAddress(3)(), torch.randn(4, 2), torch.randn(3, 2)
+    start = ExactReader()(codes, matrix, prior, sigma())
+    grid = torch.linspace(-9, 9, 2001)
+    weights = dist.Normal(0.0, 1.0).log_prob(grid).softmax(0)[:, None, None]
+    points = (start.mean + grid[:, None, None] * start.stddev).requires_grad_()
+    (slope,) = torch.autograd.grad(prior.log_prob(points).sum(), points, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), points)
+    gradient, curvature = (weights * slope.detach()).sum(0), -(weights * bend).sum(0)
+    covariance = (curvature.diag_embed() + matrix @ matrix.mT / SIGMA**2).inverse()
+    residual = (codes - start.mean @ matrix) @ matrix.mT / SIGMA**2
+    q = LaplaceReader(1)(codes, matrix, prior, sigma())
+    torch.testing.assert_close(q.covariance_matrix, covariance, rtol=1e-4, atol=1e-4)
+    mean = start.mean + (covariance @ (gradient + residual).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(q.mean, mean, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_whole_addresses_is_an_average_over_q():
+    """Where it is zero, for a smooth density that is not symmetric, in one coordinate."""
+    prior = GaussianMixture(torch.zeros(1), torch.tensor([[0.0], [2.0]]), torch.tensor([0.0, -1.0]), torch.eye(1))
+    matrix, codes = torch.ones(1, 1), torch.linspace(-1, 2, 7).unsqueeze(-1)
+    q = LaplaceReader(40)(codes, matrix, prior, sigma())
+    grid = torch.linspace(-9, 9, 2001)
+    points = (q.mean + grid[:, None, None] * q.stddev).requires_grad_()
+    log_density = prior.log_prob(points) - 0.5 * (codes - points).square().sum(-1) / SIGMA**2
+    (slope,) = torch.autograd.grad(log_density.sum(), points)
+    average = (dist.Normal(0.0, 1.0).log_prob(grid).softmax(0)[:, None, None] * slope).sum(0)
+    assert average.abs().max() < 0.01  # the error of four nodes
+
+
 def log_posterior(address, codes, matrix, prior):
     """log p(w) p(z | w, M), (...), up to a constant, of w (..., T, K)."""
     return prior.log_prob(address) - 0.5 * (codes - address @ matrix).square().sum(-1) / SIGMA**2
