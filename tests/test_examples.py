@@ -46,6 +46,8 @@ ARGS = {
     "--test-episodes 2",
     "sharded_memory.py": "--slots 3 --code-size 4 --length 5 --blocks 2",
     "recognition.py": "--machines letters --patterns 4 --noise 0.3 --episodes 1 --samples 2",
+    "paper_claims.py": "--per-class 4 --longest 16 --episodes 3 --cues 32 --steps 1 --sweeps 0 1 --samples 16 "
+    "--out picture.png",
     "smaller_files.py": "--patterns 3 --episodes 2",
     "omniglot_figures.py": "--run a --group-by kind --rate-distortion a b --recall-episodes 2 --stored 3 --samples 2 "
     "--steps 2 --out figures",
@@ -192,6 +194,35 @@ def test_smaller_files_of_a_part_of_the_images(tmp_path):
     assert whole[2] > half[2] > eighth[2]
     assert whole[3] > half[3] > eighth[3]
     assert half[5:] == pytest.approx(whole[5:], abs=0.02)
+
+
+def test_the_episodes_of_paper_claims():
+    """Equally many different drawings of each of some characters; held-out images alone."""
+    example = runpy.run_path(str(EXAMPLES / "paper_claims.py"))
+    groups = example["load"](example["parser"]().parse_args(["--per-class", "8"]))
+    assert min(map(len, groups)) >= 8
+    patterns = example["draw"](groups, 4, 16, 3, seed=0)
+    assert patterns.shape == (3, 16, 1, 28, 28)
+    for episode in patterns:
+        counts = [sum(bool((group == drawing).flatten(1).all(1).any()) for drawing in episode) for group in groups]
+        assert sum(counts) == 16
+        assert [count for count in counts if count] == [4] * 4
+    nearest = example["nearest_class"](torch.stack([group[0] for group in groups[:5]]), groups)
+    assert nearest.tolist() == list(range(5))
+
+
+def test_paper_claims_of_a_file(tmp_path, monkeypatch):
+    """Only what the machine was not trained on: the first drawings of the order of its run."""
+    monkeypatch.chdir(tmp_path)
+    images = (np.random.default_rng(0).random((9000, 28, 28)) < 0.1).astype(np.uint8) * 255
+    np.savez("images.npz", images=images, kind=np.arange(9000) % 30)
+    example = runpy.run_path(str(EXAMPLES / "paper_claims.py"))
+    options = "--machine omniglot-gaussian --data images.npz --labels kind --per-class 4"
+    groups = example["load"](example["parser"]().parse_args(options.split()))
+    order = torch.randperm(9000, generator=torch.Generator().manual_seed(0))
+    unseen = torch.from_numpy(images[order[:8070]] > 127).float()
+    assert sum(map(len, groups)) == 8070
+    assert torch.cat(groups).sum() == unseen.sum()
 
 
 def test_omniglot_figures(tmp_path, monkeypatch, capsys):
