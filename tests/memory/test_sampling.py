@@ -127,6 +127,18 @@ def test_every_sweep_has_a_memory_of_its_own(sample_memory):
     assert torch.equal(seen[0], posterior.loc) != sample_memory
 
 
+@pytest.mark.parametrize("channel", [None, GaussianNoise(NOISE), UnknownLevel(GaussianNoise(NOISE))], ids=str)
+def test_chains_do_not_touch_each_other(channel):
+    """From one seed, another second cue leaves the chain of the first one as it was; each has its own level."""
+    memory, cues = linear_memory(), torch.randn(1, 2, SIZE, dtype=torch.float64)
+    draws = []
+    for factor in (1.0, 9.0):
+        torch.manual_seed(1)
+        draws.append(memory.sample(cues * torch.tensor([[1.0], [factor]]), 4, burn_in=0, channel=channel).patterns)
+    torch.testing.assert_close(draws[0][:, :, 0], draws[1][:, :, 0])
+    assert not torch.allclose(draws[0][:, :, 1], draws[1][:, :, 1])
+
+
 def test_burn_in_is_left_out():
     memory, cues = linear_memory(), torch.randn(1, 5, SIZE, dtype=torch.float64)
     torch.manual_seed(3)
