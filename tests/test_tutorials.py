@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 PAGES = sorted(set((ROOT / "docs" / "tutorials").glob("*.md")) - {ROOT / "docs" / "tutorials" / "index.md"})
-CELL = re.compile(r"^```\{code-cell\} ipython3\n(?:---\n.*?^---\n|(?::.*\n)*)(.*?)^```", re.DOTALL | re.MULTILINE)
+CELL = re.compile(r"^```\{code-cell\} ipython3\n(?:---\n.*?^---\n|(?::[^\n]*\n)*)(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
