@@ -279,7 +279,7 @@ def test_a_name_of_no_record_or_several():
     with pytest.raises(ValueError, match=r"0 records have the name 'two'; expected one. The names are \['one', None\]"):
         memory.record("two")
     with pytest.raises(ValueError, match="2 records have the name 'one'"):
-        Memory.merge([memory, memory]).record("one")
+        memory.write(torch.randn(1, 3, C), name="one").record("one")
 
 
 def test_names_and_labels_that_do_not_fit():
