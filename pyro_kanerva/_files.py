@@ -6,9 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ except ImportError:  # not on Windows
 PathLike = str | os.PathLike[str]
 VERSION = 2
 _DIGEST_SIZE = 32  # bytes of SHA-256
+_LOCKED: dict[str, int] = {}  # the folders that threads of this process have locked, and the threads
 
 
 def write_whole(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
@@ -48,6 +50,10 @@ def write_whole(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
             raise
         message = f"{path} cannot be written: there is no folder {path.parent}. Make it first."
         raise FileNotFoundError(message) from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk is told without a name
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,6 +62,50 @@ def _lock(file: IO[bytes]) -> None:
     """Lock ``file`` until it is closed or its process ends; raises OSError if another process holds the lock."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def locked(folder: PathLike) -> Iterator[None]:
+    """Lock a folder until the block or its process ends, against all but the same thread; else a ``ValueError``."""
+    path, thread = os.path.realpath(folder), threading.get_ident()
+    if fcntl is None or not os.path.isdir(path) or _LOCKED.get(path) == thread:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ValueError(
+            f"{folder}: another training is running there. Wait for it, or pass another folder."
+        ) from error
+    except OSError:
+        pass  # some network file systems do not lock folders
+    _LOCKED[path] = thread
+    try:
+        yield
+    finally:
+        del _LOCKED[path]
+        os.close(handle)  # which ends the lock
+
+
+def regular_file(path: PathLike) -> Path:
+    """``path``, or a ``ValueError`` if a folder, a pipe or a device is there: to read those may never end."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is no regular file; pipes, devices and folders are not read. Pass a regular file.")
+    return Path(path)
+
+
+def read_json(path: PathLike) -> dict[str, Any]:
+    """The mapping in a JSON file, or a ``ValueError``."""
+    text = regular_file(path).read_bytes()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file ({error}). Restore it from a copy.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has a {type(content).__name__}; expected values by name. Restore it from a copy.")
+    return content
 
 
 def _remove_unless_open(path: Path) -> None:
@@ -91,7 +141,7 @@ def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple
     :raises ValueError: if the file is damaged, of another kind or version, or holds more than tensors and plain values.
     """
     wanted = f"pyro_kanerva {kind}"
-    file = Path(path).read_bytes()
+    file = regular_file(path).read_bytes()
     if hashlib.sha256(file[:-_DIGEST_SIZE]).digest() != file[-_DIGEST_SIZE:]:
         raise ValueError(
             f"{path} is not a whole {wanted} file: it is damaged, cut off, of another program, or of an older version. "
@@ -101,7 +151,7 @@ def load(path: PathLike, kind: str, device: torch.device | str = "cpu") -> tuple
         content = torch.load(io.BytesIO(file), map_location=device, weights_only=True)
         found, version = content["kind"], content["version"]
         as_wanted = (found, version) == (wanted, VERSION)
-        header, state = (json.loads(content["header"]), content["state"]) if as_wanted else ({}, None)
+        header, state = (dict(json.loads(content["header"])), content["state"]) if as_wanted else ({}, None)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a {wanted} file: it holds Python objects, which are never loaded since they can run "

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -93,3 +94,29 @@ def test_a_write_in_progress_is_not_disturbed(tmp_path):
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing.file cannot be written: there is no folder .*nothing"):
         _files.write_text(tmp_path / "nothing" / "file", "")
+
+
+def test_a_lock_of_a_folder(tmp_path):
+    """Held against other threads and processes; the thread that holds it may lock again."""
+    outcomes = []
+
+    def other():
+        try:
+            with _files.locked(tmp_path):
+                outcomes.append("locked")
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    def run_other():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with _files.locked(tmp_path):
+        with _files.locked(tmp_path):
+            run_other()
+        run_other()
+    run_other()
+    assert ["another training is running there" in outcome for outcome in outcomes[:2]] == [True, True]
+    assert outcomes[2:] == ["locked"]
+    assert os.listdir(tmp_path) == []

@@ -1,6 +1,7 @@
 """The command ``pyro-kanerva``: train, evaluate, query and generate on images, and a page to play with."""
 
 import argparse
+import errno
 import json
 import re
 import sys
@@ -36,7 +37,6 @@ from pyro_kanerva.weights import MIXING_PRIORS, build_machine, export_machine
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser(COMMANDS).parse_args(arguments)
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -45,13 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown.add(str(message))
 
     try:
+        options = parser(COMMANDS).parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = show
             if options.command is _train and (options.config is not None or options.resume):
                 options = parser(COMMANDS).parse_args(["train", *_stored_arguments(options), *arguments[1:]])
             options.command(options)
     except (ValueError, OSError) as error:
-        print(f"pyro-kanerva: error: {_with_flags(str(error))}", file=sys.stderr)
+        remedy = _REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+        print(f"pyro-kanerva: error: {_with_flags(str(error))}{remedy}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
@@ -66,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _SMALLER = "Lower --slots, --code-size, --width, --batch-size or --episode-length, or --samples of generate."
+
+
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ". Free some space, or pass a folder on another disk: --run.")
+_REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ". Change its permissions, or pass another path.")
 
 
 def _with_flags(message: str) -> str:
@@ -115,30 +121,35 @@ def _train(options: argparse.Namespace) -> None:
         if changed:
             changes = "; ".join(f"{flag(name)} was {stored[name]}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the options of the run: {changes}. Only --steps may grow.")
+        if config.get(runs.DIGEST) != stored.get(runs.DIGEST, config.get(runs.DIGEST)):
+            raise ValueError(
+                f"--data {config['data']} holds other images than those of the run. Pass those, or train anew."
+            )
     elif (options.run / "checkpoint.pt").exists():
         raise ValueError(
             f"--run {options.run} holds a checkpoint already. Continue it with --resume, or pass another folder."
         )
     options.run.mkdir(parents=True, exist_ok=True)
-    if not options.resume:
-        _write_config(options, config)
     start = time.perf_counter()
-    result = fit(
-        machine,
-        Episodes(train, config["episode_length"], config["batch_size"], seed=config["seed"]),
-        num_steps=config["steps"],
-        learning_rate=config["learning_rate"],
-        autoencoder_weight=config["autoencoder_weight"],
-        memory_kl_weight=config["memory_kl_weight"],
-        seed=config["seed"],
-        folder=options.run,
-        resume=options.resume,
-        checkpoint_every=options.checkpoint_every,
-    )
-    _write_config(options, config)  # a resumed run may have more steps than planned
+    with _files.locked(options.run):
+        if not options.resume:
+            _write_config(options, config)
+        result = fit(
+            machine,
+            Episodes(train, config["episode_length"], config["batch_size"], seed=config["seed"]),
+            num_steps=config["steps"],
+            learning_rate=config["learning_rate"],
+            autoencoder_weight=config["autoencoder_weight"],
+            memory_kl_weight=config["memory_kl_weight"],
+            seed=config["seed"],
+            folder=options.run,
+            resume=options.resume,
+            checkpoint_every=options.checkpoint_every,
+        )
+        _write_config(options, config)  # a resumed run may have more steps than planned
     if result.interrupted:
         print(f"Stopped after step {len(result.losses)}. Go on: pyro-kanerva train --run {options.run} --resume")
-        return
+        raise KeyboardInterrupt
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _report(options, config, machine, test, device)
     chosen_run = "" if options.run == DEFAULT_RUN else f" --run {options.run}"
@@ -295,7 +306,7 @@ def _export(options: argparse.Namespace) -> None:
     if config["data"] is not None:
         config["data"] = Path(config["data"]).name  # a path means nothing on another computer
     path = options.run / "evaluation.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = _files.read_json(path) if path.exists() else {}
     if content.get("parameters") != report.fingerprint(machine):
         raise ValueError(
             f"{path} is not an evaluation of these parameters, which the card needs. Run: pyro-kanerva evaluate --run "

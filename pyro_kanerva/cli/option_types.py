@@ -60,8 +60,9 @@ def probability(text: str) -> float:
 
 def folder(text: str) -> Path:
     """A folder, which need not exist."""
-    if Path(text).is_file():
-        raise ArgumentTypeError(f"{text} is a file; expected a folder")
+    path = Path(text)
+    if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+        raise ArgumentTypeError(f"{text} is a file, or in a file; expected a folder")
     return Path(text)
 
 

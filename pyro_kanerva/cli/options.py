@@ -1,12 +1,12 @@
 """The options of the command ``pyro-kanerva``, and their defaults."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pyro_kanerva._files import read_json
 from pyro_kanerva.cli.opening import DEFAULT_RUN
 from pyro_kanerva.cli.option_types import (
     LARGEST,
@@ -88,11 +88,11 @@ def read_config(path: Path, parse: Callable[[list[str]], argparse.Namespace]) ->
     :raises ValueError: if the file is no JSON mapping, or has an unknown key or a value of another type.
     """
     try:
-        config = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is no JSON file ({error}). Pass the config.json of a run.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"--config {path} has a {type(config).__name__}; expected options by name, as config.json.")
+        config = read_json(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"--config {path} is no JSON file of options. {error} Pass the config.json of a run."
+        ) from error
     config.pop(DIGEST, None)  # of the images of that run
     unknown = [name for name in config if name not in CONFIG]
     if unknown:

@@ -21,6 +21,7 @@ from pyro_kanerva.evaluation import Curve, RecallControl, RecallError, error_tex
 from pyro_kanerva.likelihoods import BernoulliLikelihood
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.plotting.style import Axes
+from pyro_kanerva.training.checkpoint import read_metrics
 
 _LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 _FLIPS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
@@ -111,12 +112,11 @@ def summary(run: Path, machine: KanervaMachine, all_batches: list[Tensor], recal
         save(plotting.recall_strips(retrieval, patterns, ink=_is_binary(machine)), run / "recall_steps.png"),
         save(plotting.energy_descent(retrieval), run / "energy.png"),
     ]
-    if (run / "metrics.jsonl").exists():  # a pretrained machine has none
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if "negative_bound" in line]  # fit() evaluates the bound only now and then
-        columns = [[line[name] for line in lines] for name in ("step", "negative_bound", "negative_conditional_bound")]
-        if lines:
-            pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
+    names = ("step", "negative_bound", "negative_conditional_bound")  # fit() evaluates the bound only now and then
+    lines = read_metrics(run / "metrics.jsonl").values()
+    columns: list[Any] = [[line[name] for line in lines if line.keys() >= set(names)] for name in names]
+    if columns[0]:  # a pretrained machine has none
+        pictures.append(save(plotting.training_curve(*columns), run / "training.png"))
     print(f"pictures: {', '.join(map(str, pictures))}")
 
 
@@ -222,7 +222,7 @@ def all_figures(run: Path, machine: KanervaMachine, data: HeldOut) -> None:
         print(f"  {name:<56}{error_text(error, metric):>8}{worse}")
     keep("completion", completion, plotting.uncertainty(draws, patterns, ink=binary))
     _progress("capacity")
-    lengths = [length for length in _LENGTHS if length <= len(data.images)]
+    lengths = [length for length in _LENGTHS if length <= len(data.images)] or [1]
     noise = next(iter(_noises(machine).values()))
     capacity = evaluation.evaluate_capacity(machine, data.images, lengths, noise, channel=noise, seed=data.seed)
     print(f"\npatterns in one memory: {wrong} after 10 steps with the right, another and an empty memory")

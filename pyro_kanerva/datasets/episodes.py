@@ -15,9 +15,15 @@ from pyro_kanerva.datasets.files import Images
 def binarize(images: Tensor) -> Tensor:
     """Binary patterns, 1 above 127, from uint8 images (N, height, width) or (N, channels, height, width).
 
+    Of bool images, and of floating images in [0, 1], 1 is above 0.5.
+
     :return: float (N, channels, height, width), with one channel for grey images.
+    :raises ValueError: if floating images are outside [0, 1].
     """
-    patterns = (images > 127).to(torch.get_default_dtype())
+    unit = images.is_floating_point() or images.dtype == torch.bool
+    if unit and not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError("binarize(): floating images are outside [0, 1] or NaN. Rescale them to [0, 1].")
+    patterns = (images > (0.5 if unit else 127)).to(torch.get_default_dtype())
     return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
 
 

@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_kanerva._files import PathLike
+from pyro_kanerva._files import PathLike, regular_file
 from pyro_kanerva._repr import short_repr
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _GZIP, _IDX_OF_BYTES = b"\x1f\x8b", b"\x00\x00\x08"  # the first bytes of such files
+# Compressed images become at most so many times larger; up to so many bytes, files may hold anything.
+_EXPANSION, _ANY_SIZE = 200, 10**8
 
 
 @short_repr
@@ -37,8 +38,9 @@ def load_images(path: PathLike, labels: str = "labels", mode: Literal["L", "RGB"
       ``labels``.
     - ``.npy``: one array.
     - MNIST-style IDX, also ``.gz``, recognized by its first bytes.
-    - a folder of PNG and JPEG pictures of one size. If it has subfolders, each is a label, in sorted order. A
-      transparent ground becomes white, or black if all of the picture is light.
+    - a folder of PNG and JPEG pictures of one size. If it has subfolders, each is a label, in sorted order. Names that
+      begin with a dot are left out. A transparent ground becomes white, or black if all of the picture is light.
+      Pictures of 16 bits are scaled to 8.
 
     Arrays of grey images have the shape (N, height, width), of color images (N, height, width, 3) or (N, 3, height,
     width). They may be uint8, bool or floating in [0, 1]; the latter are scaled to 0 ... 255. :class:`Episodes`
@@ -49,16 +51,19 @@ def load_images(path: PathLike, labels: str = "labels", mode: Literal["L", "RGB"
         and refuses color arrays. With "RGB" grey images get three equal channels.
     :return: :class:`Images`, in the order of the file.
     :raises FileNotFoundError: if there is nothing at ``path``.
-    :raises ValueError: if the file is of another type, cut off, or holds no images; pickled arrays are never loaded.
+    :raises ValueError: if the file is of another type, cut off, holds no images, or would become far larger than images
+        do; pickled arrays are never loaded.
     """
     if mode not in ("L", "RGB"):
         raise ValueError(f"load_images(): mode is {mode!r}; expected 'L' for grey or 'RGB' for color.")
     path = Path(path)
+    if labels != "labels" and path.suffix != ".npz":
+        raise ValueError(f"{path} has no labels {labels!r}; only the arrays of .npz files have names. Use 'labels'.")
     if path.is_dir():
         return _load_folder(path, mode)
     if path.suffix in (".npz", ".npy"):
         return _load_numpy(path, labels, mode)
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         start = file.read(4)
     if start[:2] == _GZIP or start[:3] == _IDX_OF_BYTES:
         return Images(_as_images(path, _load_idx(path), mode), None)
@@ -80,15 +85,17 @@ def read_picture(path: PathLike, mode: str, size: tuple[int, int] | None = None)
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        with Image.open(regular_file(path)) as file:
             picture: Image.Image = file
-            if file.has_transparency_data:
+            if file.mode.startswith("I"):  # 16 bits, which PIL would clip
+                picture = Image.fromarray((np.asarray(file).clip(0, 65535) / 257).round().astype(np.uint8))
+            elif file.has_transparency_data:
                 colors = file.convert("RGBA")
                 grounds = [Image.new("RGBA", file.size, name) for name in ("white", "black")]
                 on_white, on_black = (Image.alpha_composite(ground, colors).convert("RGB") for ground in grounds)
                 picture = on_white if np.asarray(on_white.convert("L")).min() <= 127 else on_black
             picture = picture.convert(mode)
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # PIL raises many types of errors for broken files and for very large ones
         raise ValueError(f"{path} is not a whole picture ({error}). Remove or replace it.") from error
     if size is not None and picture.size != size[::-1]:
         ground: Any = picture.getpixel((0, 0))
@@ -115,7 +122,9 @@ def _as_images(path: Path, array: np.ndarray[Any, Any], mode: str) -> Tensor:
     elif array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
-        raise ValueError(f"{path} holds images of dtype {array.dtype}; expected uint8, bool, or floating in [0, 1].")
+        raise ValueError(
+            f"{path} has dtype {array.dtype}; expected uint8, bool, or floats in [0, 1]. Rescale to these."
+        )
     if color and array.shape[3] == 3:
         array = np.moveaxis(array, 3, 1)
     elif mode == "RGB" and not color:
@@ -124,12 +133,14 @@ def _as_images(path: Path, array: np.ndarray[Any, Any], mode: str) -> Tensor:
 
 
 def _load_numpy(path: Path, labels: str, mode: str) -> Images:
-    file = io.BytesIO(path.read_bytes())
+    file = io.BytesIO(regular_file(path).read_bytes())
     try:
         content = np.load(file, allow_pickle=False)
         single = isinstance(content, np.ndarray)
+        if not single:
+            _check_expansion(len(file.getbuffer()), sum(member.file_size for member in content.zip.infolist()))
         arrays = {"images": content} if single else {name: content[name] for name in content.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # NumPy and zipfile raise many types of errors for broken files
         raise ValueError(
             f"{path} is not a whole NumPy file of plain arrays: it is cut off, or holds pickled objects, which are "
             f"never loaded ({error}). Save or download it again."
@@ -152,12 +163,21 @@ def _load_numpy(path: Path, labels: str, mode: str) -> Images:
     return Images(images, torch.from_numpy(arrays[labels].astype(np.int64)))
 
 
+def _check_expansion(size: int, content: int) -> None:
+    """:raises ValueError: if ``size`` bytes of a file would become so many more that they hardly hold images."""
+    if content > max(_EXPANSION * size, _ANY_SIZE):
+        raise ValueError(f"its {size:,} bytes would become {content:,} or more")
+
+
 def _load_idx(path: Path) -> np.ndarray[Any, Any]:
     content = path.read_bytes()
     if content[:2] == _GZIP:
         try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
+            with gzip.open(io.BytesIO(content)) as file:
+                whole = file.read(max(_EXPANSION * len(content), _ANY_SIZE) + 1)
+            _check_expansion(len(content), len(whole))
+            content = whole
+        except (EOFError, OSError, zlib.error, ValueError) as error:
             raise ValueError(f"{path} is a cut-off or broken gzip file ({error}). Download it again.") from error
     if content[:3] != _IDX_OF_BYTES or len(content) < 4:
         raise ValueError(f"{path} is no IDX file of bytes: it does not start with 00 00 08.")
@@ -172,7 +192,8 @@ def _load_idx(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _load_folder(path: Path, mode: str) -> Images:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and not file.is_dir())
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:
         raise ValueError(f"{path} is a folder without PNG or JPEG files; expected at least one.")
     arrays = []

@@ -34,7 +34,10 @@ def evaluate_capacity(
     :return: the curves "recall", "recall, other memory" and "recall, empty memory", the errors after 10 steps;
         "memory gain"; and "negative bound" and "negative conditional bound", in nats per pattern. The curve of the
         other memory has no point where the images fill a single episode.
+    :raises ValueError: if there are no lengths, or one is below 1 or above the number of images.
     """
+    if not lengths or not 1 <= min(lengths) <= max(lengths) <= len(images):
+        raise ValueError(f"evaluate_capacity(): lengths are {list(lengths)}; expected numbers from 1 to {len(images)}.")
     names = ("recall", "recall, other memory", "recall, empty memory", "memory gain")
     points: dict[str, list[Curve]] = {name: [] for name in (*names, "negative bound", "negative conditional bound")}
     for length in lengths:
@@ -80,7 +83,10 @@ def evaluate_basins(
     :param levels: flip probabilities.
     :param with_channel: True if the query uses the channel ``Flip(level)``, False if it uses none.
     :param threshold: a query has recalled its pattern if its share of wrong entries is below this.
+    :raises ValueError: if there are no batches or no levels.
     """
+    if not levels:
+        raise ValueError("evaluate_basins(): levels is empty; expected at least one flip probability.")
     batches = list(each_batch(machine, batches, "evaluate_basins()"))
     shares = []  # for each level: the share of each episode
     for level in levels:

@@ -82,7 +82,15 @@ def entry_error(
     :param entries: bool, broadcastable to E: only these entries count. By default all do.
     :param metric: "wrong entries" or "RMSE"; by default the one that fits the values of ``patterns``, see
         :func:`metric_of`.
+    :raises ValueError: if the shapes do not fit, or there is nothing to compare.
     """
+    if recalled.shape[-patterns.dim() :] != patterns.shape or not patterns.numel():
+        raise ValueError(
+            f"entry_error(): recalled has shape {tuple(recalled.shape)}, patterns {tuple(patterns.shape)}; expected "
+            "(..., B, Q) + E and (B, Q) + E, with at least one pattern."
+        )
+    if entries is not None and not bool(entries.any()):
+        raise ValueError("entry_error(): entries has no True; expected at least one entry to compare.")
     metric = metric_of(patterns) if metric is None else metric
     error = (recalled != patterns).double() if metric == "wrong entries" else (recalled - patterns).double().square()
     first = error.dim() - patterns.dim() + 1  # the dimension of Q

@@ -77,7 +77,7 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
     :raises ValueError: if the patterns do not fit the memory.
     """
     parts = memory.machine
-    codes = parts.encode(parts.check_patterns(patterns, "familiarity()", event_shape=memory.event_shape))
+    codes = parts.encode(memory.check(patterns, "familiarity()", "patterns"))
     return code_log_bayes_factor(parts, memory.posterior, codes)
 
 

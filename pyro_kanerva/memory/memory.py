@@ -185,8 +185,9 @@ class Memory:
             )
         rest = None if index is None else without(record, index)
         self._check_records("erase()")
-        replaced = [rest if other is record else other for other in self.records]
-        return self._with_records([other for other in replaced if other is not None])
+        place = [other is record for other in self.records].index(True)
+        kept = () if rest is None else (rest,)
+        return self._with_records((*self.records[:place], *kept, *self.records[place + 1 :]))
 
     @staticmethod
     @torch.no_grad()
@@ -198,8 +199,8 @@ class Memory:
         everything together. For other writers, the addresses in one memory were inferred without the others, so that
         patterns of different memories may interfere.
 
-        :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, or the
-            records of one do not account for it.
+        :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, two hold
+            the same write, or the records of one do not account for it.
         """
         if not memories:
             raise ValueError("merge(): there are no memories; expected at least one.")
@@ -213,7 +214,13 @@ class Memory:
                     "episodes; expected equal numbers."
                 )
             other._check_records("merge()")
-        return first._with_records([record for memory in memories for record in memory.records])
+        records = [record for memory in memories for record in memory.records]
+        if len({id(record) for record in records}) < len(records):
+            raise ValueError(
+                "merge(): a record occurs twice, and its patterns would count twice. Pass each memory once, and erase "
+                "a record that two memories share from one of them."
+            )
+        return first._with_records(records)
 
     def _check_records(self, caller: str) -> None:
         """:raises ValueError: if the records do not account for the memory."""

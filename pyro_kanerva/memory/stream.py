@@ -44,7 +44,14 @@ def write_stream(
         return StoredMemory(posterior, start.event_shape, (*start.records, record))
 
     with tqdm(unit=" patterns", unit_scale=True, initial=record.num_patterns, disable=not progress) as bar:
-        for chunk in itertools.islice(chunks, record.num_chunks, None):
+        rest, written = iter(chunks), record.num_chunks
+        skipped = sum(1 for _ in itertools.islice(rest, written))
+        if skipped < written:
+            raise ValueError(
+                f"write(): the stream has {skipped} chunks, but {path} holds {written} of them. Pass the stream of the "
+                "first call, from its beginning."
+            )
+        for chunk in rest:
             if not isinstance(chunk, Tensor):
                 raise ValueError(f"write(): a chunk of the stream is a {type(chunk).__name__}; expected a tensor.")
             posterior, part, num_patterns = write_chunk(posterior, chunk)

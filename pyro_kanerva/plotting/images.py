@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_kanerva._checks import check_at_least
 from pyro_kanerva.plotting.style import Axes, new_axes
 
 _GAP = 3  # pixels between pictures
@@ -48,6 +49,13 @@ def tile(pattern: Tensor, limits: tuple[float, float], ink: bool) -> NDArray[Any
     return np.repeat((1 - picture if ink else picture)[..., None], 3, -1)
 
 
+def check_drawn(caller: str, patterns: Tensor, **counts: int) -> None:
+    """:raises ValueError: if there are no patterns to draw, or a count is below 1."""
+    check_at_least(caller, 1, **counts)
+    if not patterns.numel():
+        raise ValueError(f"{caller}: patterns have shape {tuple(patterns.shape)}; expected at least one pattern.")
+
+
 def mosaic(rows: Sequence[Sequence[NDArray[Any]]], gap: int) -> NDArray[Any]:
     """One picture of tiles (height, width) or (height, width, 3) in rows, on white, ``gap`` pixels apart."""
     height, width, *colors = rows[0][0].shape
@@ -63,7 +71,7 @@ def strips(rows: Sequence[Sequence[NDArray[Any]]], labels: Sequence[str], ax: Ax
     """Labeled rows of color tiles (height, width, 3), and ``below`` them as many inches for a legend."""
     height, width, _ = rows[0][0].shape
     margin = 0.3 + 0.09 * max(map(len, labels))  # inches: room for the labels
-    ax = new_axes(ax, (0.9 * len(rows[0]) + margin, 0.9 * len(rows) * height / width + below))
+    ax = new_axes(ax, (max(0.9 * len(rows[0]) + margin, 4), 0.9 * len(rows) * height / width + below))
     ax.imshow(mosaic(rows, _GAP), interpolation="nearest")
     ax.set_yticks([i * (height + _GAP) + height / 2 for i in range(len(rows))], labels)
     ax.set_xticks([])
@@ -80,7 +88,9 @@ def image_grid(patterns: Tensor, *, columns: int = 8, ink: bool = True, ax: Axes
 
     :param ink: True to draw images of one channel as ink on paper, 1 black and 0 white; False to draw them as
         photographs, 0 black and 1 white.
+    :raises ValueError: if there are no patterns, or no columns.
     """
+    check_drawn("image_grid()", patterns, columns=columns)
     limits = value_range(patterns)
     tiles = [tile(pattern, limits, ink) for pattern in patterns]
     (height, width, _), rows = tiles[0].shape, -(-len(tiles) // columns)  # rows rounded up

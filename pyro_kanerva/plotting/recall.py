@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_kanerva.memory import Draws
-from pyro_kanerva.plotting.images import as_picture, is_binary, strips, tile, value_range
+from pyro_kanerva.plotting.images import as_picture, check_drawn, is_binary, strips, tile, value_range
 from pyro_kanerva.plotting.style import Axes, legend_above, line_styles, new_axes
 from pyro_kanerva.retrieval import Retrieval
 
@@ -34,14 +34,18 @@ def recall_strips(
     vectors, patterns of one dimension, are lines: the patterns stand side by side.
 
     :param stored: the patterns (B, Q) + E of the cues.
-    :param steps: the steps to show; by default 1, 2 and the last, and of vectors only the last.
+    :param steps: the steps to show, from 0 to the last; by default 1, 2 and the last, and of vectors only the last.
     :param ink: as for :func:`image_grid`.
+    :raises ValueError: if there is nothing to draw, or a step is not one of the retrieval.
     """
+    check_drawn("recall_strips()", stored, num_cues=num_cues)
     last = len(retrieval.patterns) - 1
     as_lines = _are_lines(stored)
-    chosen = (last,) if as_lines else (1, 2, last)
-    steps = sorted({0, *chosen}) if steps is None else [0, *steps]
-    steps = [step for step in steps if step <= last]
+    if steps is None:
+        steps = [last] if as_lines else [step for step in (1, 2, last) if step <= last]
+    if not set(steps) <= set(range(last + 1)):
+        raise ValueError(f"recall_strips(): steps are {list(steps)}; expected 0 to {last}, the steps of the retrieval.")
+    steps = list(dict.fromkeys((0, *steps)))
     target = stored[0, :num_cues]
     rows = {f"step {step}" if step else "cue": retrieval.patterns[step, 0, :num_cues] for step in steps}
     if as_lines:
@@ -75,6 +79,7 @@ def recall_comparison(
     :param ink: as for :func:`image_grid`.
     :raises ValueError: if ``recalled`` is empty, or shapes differ.
     """
+    check_drawn("recall_comparison()", patterns, num_cues=num_cues)
     if not recalled:
         raise ValueError("recall_comparison(): recalled is empty; expected at least one label and its patterns.")
     for name, tensor in {"cues": cues, **{f"recalled[{label!r}]": x for label, x in recalled.items()}}.items():
@@ -158,6 +163,7 @@ def uncertainty(draws: Draws, stored: Tensor, *, num_cues: int = 8, ink: bool = 
     :param ink: as for :func:`image_grid`.
     :raises ValueError: if there are fewer than two draws.
     """
+    check_drawn("uncertainty()", stored, num_cues=num_cues)
     if len(draws.patterns) < 2:
         raise ValueError(f"uncertainty(): {len(draws.patterns)} draws; expected at least 2, for a standard deviation.")
     from matplotlib import colormaps

@@ -1,6 +1,7 @@
 """The data of a run, and the options of ``train`` that say how they are split."""
 
 import hashlib
+import re
 from typing import Any, Literal
 
 import torch
@@ -48,10 +49,12 @@ def split_by_label(config: dict[str, Any], data: PathLike, where: str, held_out:
     if held_out is not None:
         raise ValueError("--held-out and --held-out-where are two ways to hold images out; pass one of them.")
     name, _, value = where.partition("=")
-    if not value.lstrip("-").isdigit():
+    if not re.fullmatch("-?[0-9]{1,18}", value):
         raise ValueError(f"--held-out-where is {where}; expected NAME=VALUE with an integer VALUE, as in split=1.")
     images, labels = read_images(config, data, name)
-    chosen = torch.zeros(0, dtype=torch.bool) if labels is None else labels == int(value)  # no labels: choose none
+    if labels is None:
+        raise ValueError(f"--held-out-where {where}: {data} has no labels. Choose a number of images: --held-out N.")
+    chosen = labels == int(value)
     if not 0 < int(chosen.sum()) < len(images):
         raise ValueError(f"--held-out-where {where} holds out {int(chosen.sum())} of {len(images)} images.")
     return images[~chosen], images[chosen]

@@ -1,6 +1,6 @@
 """The folder of a run: its configuration, machine and episodes."""
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_kanerva import _files
-from pyro_kanerva._files import PathLike
+from pyro_kanerva._files import PathLike, regular_file
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.machine import KanervaMachine
 from pyro_kanerva.runs.data import CONFIG, digest, images_of, load_split
@@ -33,11 +33,19 @@ def load_config(folder: PathLike) -> dict[str, Any]:
     if not path.exists():
         return _config_of_checkpoint(folder)
     try:
-        config: dict[str, Any] = {**ADDED_KEYS, **json.loads(path.read_text())}
-    except (json.JSONDecodeError, TypeError):  # not JSON, or not a mapping
+        config = {**ADDED_KEYS, **_files.read_json(path)}
+    except ValueError:
         config = {}
-    if set(config) - {DIGEST} != set(CONFIG):
+    whole = set(config) - {DIGEST} == set(CONFIG)
+    if not whole or not isinstance(config["data"], str) or not isinstance(config["steps"], int):
         raise ValueError(f"{path} is broken or of another version; restore it, or train anew in another folder.")
+    with suppress(FileNotFoundError):  # before the first checkpoint
+        trained = read_settings(folder).get("config") or {}
+        fixed = [name for name in CONFIG if name in trained and name not in ("data", "steps")]  # data may move
+        changed = [name for name in fixed if trained[name] != config[name]]
+        if changed:
+            changes = "; ".join(f"{name} is {config[name]!r}, in the checkpoint {trained[name]!r}" for name in changed)
+            raise ValueError(f"{path} is not of the checkpoint beside it: {changes}. Restore one of the two.")
     return config
 
 
@@ -95,7 +103,7 @@ def load_run(folder: PathLike, data: PathLike | None = None, device: torch.devic
     load_checkpoint(folder, machine)
     if images is not None:
         check_size(images, machine, folder)
-    episodes = _load_episodes(folder / EPISODES_FILE)
+    episodes = _load_episodes(folder / EPISODES_FILE, tuple(shape))
     return Run(machine, config, images, None if episodes is None else episodes.to(device))
 
 
@@ -143,12 +151,15 @@ def save_episodes(folder: PathLike, episodes: Tensor) -> None:
     _files.write_whole(Path(folder, EPISODES_FILE), lambda file: np.savez_compressed(file, patterns=content))
 
 
-def _load_episodes(path: Path) -> Tensor | None:
+def _load_episodes(path: Path, event_shape: tuple[int, ...]) -> Tensor | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return torch.from_numpy(content["patterns"])
+        with np.load(regular_file(path), allow_pickle=False) as content:
+            patterns = torch.from_numpy(content["patterns"])
+        if len(patterns) != 2 or patterns.shape[2:] != event_shape or not patterns.is_floating_point():
+            raise ValueError
+        return patterns
     except Exception as error:  # numpy raises many types of errors for broken files
         raise ValueError(
             f"{path} is broken ({type(error).__name__}). Delete it, or run pyro-kanerva evaluate."

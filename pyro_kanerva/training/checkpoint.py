@@ -1,5 +1,8 @@
 """Checkpoints of a training run."""
 
+import json
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +36,22 @@ def load_checkpoint(
     :raises ValueError: if the file is broken, or from a run with other settings, or from a machine of other sizes.
     """
     path = Path(folder, FILE)
-    header, state = _files.load(path, "checkpoint", next(machine.parameters()).device)
+    header, state = _load(folder, next(machine.parameters()).device)
     other = {name: (header.get(name), new) for name, new in (settings or {}).items() if header.get(name) != new}
     if other:
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in other.items())
         raise ValueError(f"{path} is of a run with other arguments: {changes}. Pass the same.")
     try:
         machine.load_state_dict(state["machine"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
+        return [float(loss) for loss in state["losses"]]
     except RuntimeError as error:
         raise ValueError(
             f"{path} is of a machine of another build: {error} Build the machine with the sizes of that run."
         ) from error
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    return state["losses"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} lacks a part of a checkpoint ({error}). Use another copy, or train anew.") from error
 
 
 def read_settings(folder: PathLike) -> dict[str, Any]:
@@ -55,10 +60,36 @@ def read_settings(folder: PathLike) -> dict[str, Any]:
     :raises FileNotFoundError: if there is no checkpoint.
     :raises ValueError: if the file is broken.
     """
-    return _files.load(Path(folder, FILE), "checkpoint")[0]
+    return _load(folder, "cpu")[0]
 
 
-def cut_metrics(path: Path, num_steps: int) -> None:
-    """Keep the lines of the first ``num_steps`` steps; a run may have stopped after its last checkpoint."""
-    lines = path.read_text().splitlines(keepends=True)[:num_steps] if path.exists() else []
-    _files.write_text(path, "".join(lines))
+def _load(folder: PathLike, device: torch.device | str) -> tuple[dict[str, Any], Any]:
+    path = Path(folder, FILE)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there: no checkpoint was written. Train from the start, without resume."
+        )
+    return _files.load(path, "checkpoint", device)
+
+
+def read_metrics(path: Path) -> dict[int, dict[str, float]]:
+    """The lines of metrics.jsonl by their step, without broken ones; empty if there is no file."""
+    found = {}
+    for text in _files.regular_file(path).read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            line = json.loads(text)
+            found[int(line["step"])] = {name: float(value) if name != "step" else value for name, value in line.items()}
+    return found
+
+
+def cut_metrics(path: Path, losses: list[float]) -> None:
+    """Keep the lines of the steps of ``losses``; a run may have stopped after its last checkpoint.
+
+    Lines that are missing or broken are written anew, with step and loss alone.
+    """
+    lines = read_metrics(path)
+    lost = {step: {"step": step, "loss": loss} for step, loss in enumerate(losses, 1) if step not in lines}
+    if lost:
+        warnings.warn(f"{path} lacks {len(lost)} steps; it gets their losses from the checkpoint.", stacklevel=3)
+    lines |= lost
+    _files.write_text(path, "".join(f"{json.dumps(lines[step])}\n" for step in range(1, len(losses) + 1)))

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_kanerva import _files
 from pyro_kanerva._checks import check_at_least, check_positive
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
@@ -104,7 +105,8 @@ def fit(
     :param callback: called with a :class:`FitStep` after every step. For example, with TensorBoard's ``writer =
         torch.utils.tensorboard.SummaryWriter()``: ``lambda step: writer.add_scalar("loss", step.loss, step.step)``.
     :raises ValueError: if an argument is out of range; if a batch does not fit the machine, or ``episodes`` ends before
-        ``num_steps`` and cannot start again; if the folder holds a checkpoint and ``resume`` is False; if the
+        ``num_steps`` and cannot start again; if another training uses the folder; if the folder holds a checkpoint and
+        ``resume`` is False; if the
         checkpoint is broken or from a run with other arguments; or if the loss becomes NaN or infinite.
     :raises FileNotFoundError: if there is no checkpoint to resume from.
     """
@@ -128,25 +130,32 @@ def fit(
         "episodes": episodes.fingerprint() if is_stream(episodes) else None,
     }
     about: dict[str, Any] = {"config": machine.config, "event_shape": machine.event_shape, "steps": num_steps}
-    losses: list[float] = []
-    if folder is not None:
+    if folder is not None and not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin() -> list[float]:
+        """The losses so far."""
+        if folder is None:
+            return []
         if not resume and (folder / FILE).exists():
             raise ValueError(
                 f"fit(): {folder} holds a checkpoint already. Go on from it with resume, or take another folder."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            about = {**read_settings(folder), **about}  # a finished run draws no batch, whose sizes it needs
+        if resume:  # a finished run draws no batch, whose sizes it needs
+            about.update({name: value for name, value in read_settings(folder).items() if name not in about})
         losses = load_checkpoint(folder, machine, optimizer, settings) if resume else []
         if len(losses) > num_steps:
             raise ValueError(f"fit(): num_steps is {num_steps}; expected at least {len(losses)}, the steps of the run.")
-        cut_metrics(folder / "metrics.jsonl", len(losses))  # steps after the checkpoint run again
+        cut_metrics(folder / "metrics.jsonl", losses)  # steps after the checkpoint run again
+        return losses
 
     def save() -> None:
         if folder is not None:
             save_checkpoint(folder, machine, optimizer, losses, {**about, **settings})  # about: for load_run
 
     with (
+        nullcontext() if folder is None else _files.locked(folder),
+        nullcontext(begin()) as losses,  # once the folder is locked
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         _interrupts() as interrupted,
         open(folder / "metrics.jsonl" if folder is not None else os.devnull, "a") as metrics,
@@ -188,7 +197,7 @@ def fit(
             if (step + 1) % checkpoint_every == 0:
                 metrics.flush()
                 save()
-    save()
+        save()
     machine.release()
     return FitResult(losses, len(losses) < num_steps)
 

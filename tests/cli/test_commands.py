@@ -130,7 +130,7 @@ def test_resume_equals_uninterrupted(data, tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(Episodes, "__getitem__", interrupt)
-        assert train(data, cut) == 0
+        assert train(data, cut) == 130
     assert f"Stopped after step 4. Go on: pyro-kanerva train --run {cut} --resume" in capsys.readouterr().out
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 4
     assert not (cut / "evaluation.json").exists()
@@ -323,7 +323,7 @@ def test_the_options_of_another_run(data, tmp_path, capsys):
         ({"slots": None}, "slots is None, of type NoneType; expected a value of --slots"),
         ({"steps": None}, "steps is None, of type NoneType; expected a value of --steps"),
         ({"data": 3}, "data is 3, of type int; expected a value of --data"),
-        ([3], "has a list; expected options by name"),
+        ([3], "has a list; expected values by name"),
     ):
         config.write_text(json.dumps(content))
         assert main(["train", *options]) == 1

@@ -100,3 +100,14 @@ def test_bad_episodes(arguments, options, message):
 def test_negative_index():
     with pytest.raises(IndexError, match="index is -1"):
         Episodes(torch.zeros(10, 3), 4, 1)[-1]
+
+
+def test_binarize_images_of_0_to_1():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    expected = binarize(levels)
+    assert torch.equal(binarize(levels / 255), expected)
+    assert torch.equal(binarize(levels.double() / 255), expected)
+    assert torch.equal(binarize(levels > 127), expected)
+    for outside in (levels.float(), -(levels / 255), levels / 255 * float("nan")):
+        with pytest.raises(ValueError, match=r"outside \[0, 1\] or NaN. Rescale them"):
+            binarize(outside)

@@ -161,3 +161,38 @@ def test_bad_files(tmp_path, array):
     for name in ("nothing.npz", "nothing"):
         with pytest.raises(FileNotFoundError):
             load_images(tmp_path / name)
+
+
+def test_pictures_of_16_bits_are_scaled(tmp_path, array):
+    Image.fromarray(array[0].astype(np.uint16) * 257).save(tmp_path / "a.png")
+    assert np.array_equal(read_picture(tmp_path / "a.png", "L"), array[0])
+    assert np.array_equal(read_picture(tmp_path / "a.png", "RGB")[..., 1], array[0])
+
+
+def test_stray_things_in_a_folder(tmp_path, array):
+    """Hidden files, such as those of archives of macOS, hidden folders, and folders with the name of a picture."""
+    for folder in ("a", "b", ".hidden", "a/c.png"):
+        (tmp_path / folder).mkdir()
+    for name in ("a/1.png", "b/2.png", ".hidden/3.png"):
+        Image.fromarray(array[0]).save(tmp_path / name)
+    for name in ("a/._1.png", "b/Thumbs.db", "b/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    images, labels = load_images(tmp_path)
+    assert (len(images), labels.tolist()) == (2, [0, 1])
+
+
+def test_a_folder_has_no_names_of_labels(tmp_path, array):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(array[0]).save(tmp_path / name / "1.png")
+    assert load_images(tmp_path, labels="labels").labels.tolist() == [0, 1]
+    np.save(tmp_path / "a.npy", array)
+    for path in (tmp_path, tmp_path / "a.npy"):
+        with pytest.raises(ValueError, match=r"has no labels 'nonsense'; only the arrays of \.npz files have names"):
+            load_images(path, labels="nonsense")
+
+
+def test_images_that_compress_well(tmp_path):
+    """Below the limit, which is far above that of images."""
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((1000, 90, 90), np.uint8))
+    assert load_images(tmp_path / "a.npz").images.shape == (1000, 90, 90)

@@ -80,3 +80,14 @@ def test_single_episode(make_machine, patterns):
     curve = evaluate_basins(machine, [patterns[0]], [0.1, 0.2], threshold=0.1)
     assert curve == evaluate_basins(machine, [patterns[:1]], [0.1, 0.2], threshold=0.1)
     assert curve.low == curve.mean == curve.high
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [2, 21], [-1, 2]])
+def test_lengths_without_an_episode(make_machine, lengths):
+    with pytest.raises(ValueError, match=r"lengths are .*; expected numbers from 1 to 20"):
+        evaluate_capacity(make_machine(), torch.zeros(20, 1, 5, 7), lengths, Flip(0.1), channel=None)
+
+
+def test_no_levels(make_machine, patterns):
+    with pytest.raises(ValueError, match="levels is empty; expected at least one"):
+        evaluate_basins(make_machine(), [patterns], [])

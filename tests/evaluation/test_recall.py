@@ -191,3 +191,12 @@ def test_errors_name_the_evaluation(make_machine, patterns):
         ):
             with pytest.raises(ValueError, match=rf"^evaluate_\w+\(\): patterns have .*{message}"):
                 evaluate(make_machine(), change(patterns))
+
+
+def test_patterns_that_do_not_fit(patterns):
+    """One episode is not compared with all of several."""
+    for recalled, stored in ((patterns[:1], patterns), (patterns, patterns[:1]), (patterns[:, :0], patterns[:, :0])):
+        with pytest.raises(ValueError, match=r"entry_error\(\): recalled has shape .* with at least one pattern"):
+            entry_error(recalled, stored)
+    with pytest.raises(ValueError, match="entries has no True"):
+        entry_error(patterns, patterns, torch.zeros(1, 5, 7, dtype=torch.bool))

@@ -99,3 +99,10 @@ def test_single_episode(make_machine, patterns):
 def test_errors(make_machine, patterns, call, message):
     with pytest.raises(ValueError, match=message):
         call(make_machine(), patterns)
+
+
+def test_familiarity_of_other_numbers_of_episodes(make_machine, patterns):
+    machine = make_machine()
+    for stored, asked in ((patterns, patterns[:1]), (patterns[:1], patterns)):
+        with pytest.raises(ValueError, match=r"familiarity\(\): patterns have \d episodes .* one for each memory"):
+            familiarity(machine.write(stored), asked)

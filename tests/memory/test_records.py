@@ -279,7 +279,7 @@ def test_a_name_of_no_record_or_several():
     with pytest.raises(ValueError, match=r"0 records have the name 'two'; expected one. The names are \['one', None\]"):
         memory.record("two")
     with pytest.raises(ValueError, match="2 records have the name 'one'"):
-        Memory.merge([memory, memory]).record("one")
+        memory.write(torch.randn(1, 3, C), name="one").record("one")
 
 
 def test_names_and_labels_that_do_not_fit():
@@ -349,3 +349,23 @@ def test_slots_that_are_certain_can_be_erased():
     first = machine.write(codes[:, :2])
     memory = first.write(codes[:, 2:])
     assert_close_posteriors(memory.erase(memory.records[1]).posterior, first.posterior, 1e-3)
+
+
+def test_a_write_is_not_merged_twice():
+    machine = linear_machine(K, C)
+    memory = machine.write(torch.randn(1, 3, C))
+    one, two = memory.write(torch.randn(1, 2, C)), memory.write(torch.randn(1, 2, C))
+    for memories in ([memory, memory], [memory, one], [one, two]):
+        with pytest.raises(ValueError, match="a record occurs twice, and its patterns would count twice"):
+            Memory.merge(memories)
+    assert len(Memory.merge([one, two.erase(memory.records[0])])) == 7
+
+
+def test_one_of_two_equal_records_is_erased():
+    machine = linear_machine(K, C)
+    memory = machine.write(torch.randn(1, 3, C))
+    (record,) = memory.records
+    twice = memory._with_records([record, record])
+    assert_close_posteriors(twice.erase(record).posterior, memory.posterior)
+    assert len(twice.erase(record)) == 3
+    assert len(twice.erase(record, 0)) == 5

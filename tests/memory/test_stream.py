@@ -590,3 +590,16 @@ def test_a_long_stream_in_float32(writer):
         assert (one - other).norm() < 5e-5 * other.norm()
     left = found.erase(found.records[0])  # this also checks that the record accounts for the memory
     assert_close_posteriors(left.posterior, found.machine.prior_memory(1).posterior)
+
+
+def test_resuming_with_a_shorter_stream(tmp_path):
+    machine, path = seeded_machine(), tmp_path / "memory.pt"
+    machine.write(iter(chunks(5)), path=path)
+    before = path.read_bytes()
+    for number in (1, 4):
+        with pytest.raises(
+            ValueError, match=rf"the stream has {number} chunks, but .* holds 5 of them. Pass the stream"
+        ):
+            machine.write(iter(chunks(number)), path=path, resume=True)
+    assert path.read_bytes() == before
+    assert machine.write(iter(chunks(5)), path=path, resume=True).records[0].num_chunks == 5

@@ -30,3 +30,10 @@ def test_color_images_are_drawn_in_their_colors():
     patterns = torch.rand(2, 3, 5, 7)
     (image,) = plotting.image_grid(patterns, columns=2).get_images()
     assert np.asarray(image.get_array()[:, :7]) == pytest.approx(patterns[0].movedim(0, -1).numpy())
+
+
+def test_an_empty_grid():
+    with pytest.raises(ValueError, match=r"image_grid\(\): patterns have shape \(0, 1, 5, 7\); expected at least one"):
+        plotting.image_grid(torch.zeros(0, 1, 5, 7))
+    with pytest.raises(ValueError, match=r"image_grid\(\): columns is 0; expected at least 1"):
+        plotting.image_grid(torch.zeros(1, 1, 5, 7), columns=0)

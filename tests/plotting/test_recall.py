@@ -134,3 +134,35 @@ def test_uncertainty(patterns, new_ax):
     assert np.asarray(canvas[:5, :7, 0]) == pytest.approx(1 - draws.patterns[:, 0, 0, 0].mean(0).numpy(), abs=0.01)
     with pytest.raises(ValueError, match=r"uncertainty\(\): 1 draws; expected at least 2"):
         plotting.uncertainty(Draws(draws.patterns[:1], draws.address[:1]), patterns)
+
+
+@pytest.mark.parametrize("steps", [[99], [-1], [1, 6], [0.5]])
+def test_steps_that_the_retrieval_has_not(retrieval, patterns, steps):
+    with pytest.raises(
+        ValueError, match=r"recall_strips\(\): steps are .*; expected 0 to 5, the steps of the retrieval"
+    ):
+        plotting.recall_strips(retrieval, patterns, steps=steps)
+
+
+def test_steps_are_drawn_once_and_in_their_order(retrieval, patterns):
+    ax = plotting.recall_strips(retrieval, patterns, steps=[3, 0, 1, 3])
+    assert tick_labels(ax.yaxis) == ["cue", "step 3", "step 1", "stored"]
+
+
+def test_nothing_to_draw(retrieval, patterns):
+    draws = Draws(torch.rand(3, *patterns.shape), *(torch.zeros(0),) * (len(Draws._fields) - 1))
+    recalled = {"memory": patterns}
+    for draw in (
+        lambda stored, **options: plotting.recall_strips(retrieval, stored, **options),
+        lambda stored, **options: plotting.recall_comparison(stored, stored, recalled, **options),
+        lambda stored, **options: plotting.uncertainty(draws, stored, **options),
+    ):
+        with pytest.raises(ValueError, match="num_cues is 0; expected at least 1"):
+            draw(patterns, num_cues=0)
+        with pytest.raises(ValueError, match="expected at least one pattern"):
+            draw(patterns[:, :0])
+
+
+def test_a_single_narrow_column(patterns):
+    ax = plotting.recall_comparison(patterns[:, :1], patterns[:, :1], {"right memory": patterns[:, :1]})
+    ax.figure.canvas.draw()  # without a warning that the axes have no room
