@@ -100,10 +100,12 @@ def test_evaluate_recall_is_seeded_and_goes_over_all_batches(make_machine, patte
     )
 
 
-def test_the_share_of_queries_whose_energy_never_rose():
+def test_the_share_of_queries_whose_energy_never_rose(make_machine, patterns):
     """Over batches of 1 and 3 episodes of 4 queries, of which 2 and 3 rise. No query of a memory does."""
 
     class Rising:
+        machine = make_machine()
+
         def __init__(self, number):
             self.number = number
 
@@ -113,7 +115,7 @@ def test_the_share_of_queries_whose_energy_never_rose():
             energy = torch.stack([torch.zeros_like(rise), rise])
             return Retrieval(torch.stack([cues, cues]), energy, energy.unsqueeze(-1), rise.bool())
 
-    batches = [(torch.zeros(size, 4, 5), [Rising(number)]) for size, number in ((1, 2), (3, 3))]
+    batches = [(patterns[:size, :4], [Rising(number)]) for size, number in ((1, 2), (3, 3))]
     (error,) = recall_errors(batches, Flip(0.2), None)
     assert error.never_rose == pytest.approx(11 / 16)
 
