@@ -164,7 +164,9 @@ def retrieval_data(retrieval: Retrieval) -> Any:
         "converged": query[1:],
         "level": query[1:],
     }
-    fields = {name: value for name, value in retrieval._asdict().items() if value is not None}
+    fields = retrieval._asdict()
+    if retrieval.level is not None:
+        fields["level"] = retrieval.level
     return _from_dict({"constant_data": fields}, {name: dims[name] for name in fields})
 
 

@@ -36,23 +36,27 @@ def check_energy(energy: object) -> None:
         )
 
 
+class _Path(NamedTuple):
+    patterns: Tensor
+    energy: Tensor
+    address: Tensor
+    converged: Tensor
+
+
 @short_repr
-class Retrieval(NamedTuple):
+class Retrieval(_Path):
     """The path of a query of S steps, for B memories with Q cues each.
 
     ``patterns`` (S + 1, B, Q) + E: the cue first, then the mode of q_n(x). ``energy`` (S + 1, B, Q): in nats,
     never rises along dim 0. ``address`` (S + 1, B, Q, K): the mean of q(w), or the point w. ``converged`` (B, Q),
     bool: in the last step no entry changed, or the energy fell by at most the tolerance; False if a
     trial gave NaN or infinite values and the energy has not fallen since. A converged query stops once its energy
-    falls by at most 0.01 nats, or the tolerance. ``level`` (B, Q): with the channel
-    :class:`~pyro_kanerva.UnknownLevel` its estimate at the last address, the level p of the damage, or the ``scale`` of
-    ``GaussianNoise``; None with every other channel.
+    falls by at most 0.01 nats, or the tolerance. These four are the fields of the tuple.
+
+    The attribute ``level`` (B, Q) is, with the channel :class:`~pyro_kanerva.UnknownLevel`, its estimate at the last
+    address: the level p of the damage, or the ``scale`` of ``GaussianNoise``. It is None with every other channel.
     """
 
-    patterns: Tensor
-    energy: Tensor
-    address: Tensor
-    converged: Tensor
     level: Tensor | None = None
 
     def _repr_html_(self) -> str:

@@ -75,7 +75,9 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
             active &= ~done
         address = function.coordinates.address(torch.stack(points))
         level = function.level(descent.state.point)
-        return Retrieval(torch.stack(patterns), torch.stack(energies), address, converged, level)
+        result = Retrieval(torch.stack(patterns), torch.stack(energies), address, converged)
+        result.level = level
+        return result
 
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:
