@@ -1,5 +1,7 @@
 """Checks of numbers, shared by all folders."""
 
+from numbers import Integral
+
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
@@ -17,15 +19,30 @@ def checks_values() -> bool:
 def check_positive(owner: str, **values: Tensor | float) -> None:
     """:raises ValueError: if one of ``values`` is not a finite positive number, or a tensor of such numbers."""
     for name, value in values.items():
-        number = torch.as_tensor(value)
+        try:
+            number = torch.as_tensor(value)
+        except (RuntimeError, TypeError, ValueError):
+            number = torch.tensor(torch.nan)
         if not bool(((number > 0) & number.isfinite()).all()):
             raise ValueError(f"{owner}: {name} is {value}; expected a positive number.")
+
+
+def check_scale(owner: str, **scales: Tensor | float) -> None:
+    """:raises ValueError: if a scale is not positive, or so small that its square underflows in densities."""
+    check_positive(owner, **scales)
+    least = torch.finfo(torch.get_default_dtype()).eps ** 2
+    for name, scale in scales.items():
+        if bool((torch.as_tensor(scale) < least).any()):
+            raise ValueError(
+                f"{owner}: {name} is {scale}; expected at least {least:.1g}, because its square underflows in "
+                f"{torch.get_default_dtype()}. Multiply the patterns by a large number, or use a larger scale."
+            )
 
 
 def check_at_least(owner: str, least: int, **counts: int) -> None:
     """:raises ValueError: if one of ``counts`` is below ``least``."""
     for name, count in counts.items():
-        if not count >= least:
+        if not isinstance(count, Integral) or count < least:
             raise ValueError(f"{owner}: {name} is {count}; expected at least {least}.")
 
 
@@ -34,7 +51,8 @@ def describe(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        layout = "" if value.layout == torch.strided else f", layout {str(value.layout).removeprefix('torch.')}"
+        return f"a tensor of shape {tuple(value.shape)}" + layout
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if type(value) in (tuple, list):
@@ -68,3 +86,14 @@ def check_tensor(label: str, value: object, expected: str) -> None:
     """:raises ValueError: if ``value``, which ``label`` returned, is no tensor."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{label} returned {describe(value)}; expected {expected}.")
+
+
+def check_dense(label: str, value: object, *dtypes: torch.dtype) -> None:
+    """:raises ValueError: if ``value`` is no dense tensor of real numbers, of one of ``dtypes`` if there are some."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        raise ValueError(
+            f"{label} is {describe(value)}; expected a dense tensor. Convert it with torch.as_tensor() or .to_dense()."
+        )
+    if value.dtype not in dtypes if dtypes else value.is_complex() or value.dtype == torch.bool:
+        wanted = " or ".join(str(dtype) for dtype in dtypes) or "real numbers"
+        raise ValueError(f"{label} has dtype {value.dtype}; expected {wanted}. Convert it with .to(dtype).")

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from pyro_kanerva._precision import full_precision
+from pyro_kanerva.conjugate.closed_form import closed_form
 from pyro_kanerva.conjugate.exact_address_posterior import AddressPosterior, address_posterior, variance_of
 from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
 from pyro_kanerva.conjugate.natural_parameters import add_statistics, address_second_moment, row_factor, statistics
 from pyro_kanerva.distributions import MatrixNormal
 
 
-@full_precision
+@closed_form("online_update()", posterior="KC", address="K", code="C")
 def online_update(posterior: MatrixNormal, address: Tensor, code: Tensor, noise_scale: Tensor | float) -> MatrixNormal:
     r"""The paper's online Bayes rule, for one pattern.
 
@@ -45,7 +45,7 @@ def _downdate(factor: Tensor, projection: Tensor, variance: Tensor) -> Tensor:
     return factor * shrink.unsqueeze(-2) - after * (projection / (total * total_after).sqrt()).unsqueeze(-2)
 
 
-@full_precision
+@closed_form("block_update()", posterior="KC", addresses="nK", codes="nC", address_scale_tril="KK")
 def block_update(
     posterior: MatrixNormal,
     addresses: Tensor,
@@ -60,7 +60,7 @@ def block_update(
         S = W U W^T + sigma^2 I_n,   G = U W^T S^-1,   R <- R + G (Z - W R),   U <- U - G W U
 
     computed in factor form: ``U = L L^T``, ``P = sum_t E[w_t w_t^T] / sigma^2`` and ``L <- L T`` with
-    ``T T^T = (I + L^T P L)^-1``, where T is computed in float64. One known address is :func:`online_update`.
+    ``T T^T = (I + L^T P L)^-1``. One known address is :func:`online_update`.
     From ``n = 4 K`` on, the natural parameters are cheaper: :func:`add_statistics`.
 
     :param posterior: q(M) before the write, with identity columns; batch ``(...)``, event ``(K, C)``.
@@ -80,11 +80,10 @@ def block_update(
         return online_update(posterior, addresses.squeeze(-2), codes.squeeze(-2), noise_scale)
     variance, factor, loc = variance_of(noise_scale, codes), row_factor(posterior), posterior.loc
     residual = codes - addresses @ loc  # (..., n, C)
-    exact, spread = factor.double(), None if address_scale_tril is None else address_scale_tril.double()
-    precision = address_second_moment(addresses.double(), spread) / variance.double()
-    identity = torch.eye(slots, dtype=exact.dtype, device=exact.device)
-    change = precision_to_scale_tril(identity + exact.mT @ precision @ exact, "the precision gained by the block")
-    factor = factor @ change.to(factor)
+    precision = address_second_moment(addresses, address_scale_tril) / variance
+    identity = torch.eye(slots, dtype=factor.dtype, device=factor.device)
+    change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the precision gained by the block")
+    factor = factor @ change
     gain = factor @ (addresses @ factor).mT / variance  # U W^T / sigma^2, with U after the write
     mean = loc + gain @ residual
     if address_scale_tril is not None:  # Cov[w_t] shrinks the mean towards zero
@@ -93,6 +92,7 @@ def block_update(
     return MatrixNormal(mean, factor, validate_args=False)
 
 
+@closed_form("coordinate_ascent_sweep()", prior="KC", posterior="KC", codes="nC")
 def coordinate_ascent_sweep(
     prior: MatrixNormal, posterior: MatrixNormal, codes: Tensor, noise_scale: Tensor | float
 ) -> tuple[MatrixNormal, AddressPosterior]:

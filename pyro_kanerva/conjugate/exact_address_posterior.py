@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_positive
+from pyro_kanerva._checks import check_positive, checks_values
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva._repr import short_repr
+from pyro_kanerva.conjugate.closed_form import closed_form
 from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.distributions import GaussianMixture
 
@@ -27,7 +28,7 @@ class AddressPosterior(NamedTuple):
 
 def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
     """``sigma^2``, a tensor of the dtype and device of ``like``."""
-    if not isinstance(noise_scale, Tensor):
+    if not isinstance(noise_scale, Tensor) or checks_values():
         check_positive("conjugate", noise_scale=noise_scale)
     return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()
 
@@ -58,7 +59,9 @@ def address_precision(information: Tensor, prior_precision: Tensor, jacobian: Te
     return prior_precision + (information if jacobian is None else jacobian.mT @ information @ jacobian)
 
 
-@full_precision
+@closed_form(
+    "address_posterior()", codes="nC", memory_loc="KC", prior_loc="K", prior_precision="KK", row_covariance="KK"
+)
 def address_posterior(
     codes: Tensor,
     memory_loc: Tensor,
@@ -96,7 +99,7 @@ def address_posterior(
     return AddressPosterior(precision_loc @ scale_tril @ scale_tril.mT, scale_tril)
 
 
-@full_precision
+@closed_form("mixture_address_posterior()", codes="nC", memory_loc="KC", row_covariance="KK")
 def mixture_address_posterior(
     codes: Tensor,
     memory_loc: Tensor,
@@ -131,7 +134,7 @@ def mixture_address_posterior(
     return GaussianMixture(projected @ scale_tril @ scale_tril.mT, offsets, logits, scale_tril, validate_args=False)
 
 
-@full_precision
+@closed_form("address_mean()", codes="nC", memory_loc="KC")
 def address_mean(codes: Tensor, memory_loc: Tensor, noise_scale: Tensor | float) -> Tensor:
     """``E[w | z, M = R]`` under the address prior Normal(0, I): the mean of :func:`address_posterior` alone.
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_kanerva._precision import full_precision
+from pyro_kanerva._checks import describe
 from pyro_kanerva._repr import short_repr
+from pyro_kanerva.conjugate.closed_form import closed_form
 from pyro_kanerva.conjugate.exact_address_posterior import variance_of
 from pyro_kanerva.conjugate.factorization import precision_to_scale_tril
 from pyro_kanerva.distributions import MatrixNormal
@@ -41,11 +42,11 @@ def address_second_moment(addresses: Tensor, address_scale_tril: Tensor | None) 
     return second_moment + addresses.shape[-2] * (address_scale_tril @ address_scale_tril.mT)
 
 
-@full_precision
+@closed_form("statistics()", exact=True, addresses="nK", codes="nC", address_scale_tril="KK")
 def statistics(
     addresses: Tensor, codes: Tensor, noise_scale: Tensor | float, address_scale_tril: Tensor | None = None
 ) -> NaturalParameters:
-    r"""What ``T`` patterns add to the natural parameters of the memory.
+    r"""What ``T`` patterns add to the natural parameters of the memory, in float64.
 
     ::
 
@@ -63,7 +64,6 @@ def statistics(
     return NaturalParameters(precision, (addresses / variance).mT @ codes)
 
 
-@full_precision
 def add_statistics(posterior: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
     r"""Bayes' rule in natural parameters: ``posterior`` with the contributions of ``parts`` added.
 
@@ -76,10 +76,14 @@ def add_statistics(posterior: MatrixNormal, *parts: NaturalParameters) -> Matrix
 
     :raises ValueError: if no positive definite precision results, or there are no parts.
     """
-    if not parts:
-        raise ValueError("add_statistics(): no parts were given; expected at least one NaturalParameters.")
-    precision = sum((part.precision for part in parts[1:]), start=parts[0].precision)
-    information = sum((part.precision_loc for part in parts[1:]), start=parts[0].precision_loc)
+    if not parts or not all(isinstance(part, NaturalParameters) for part in parts):
+        raise ValueError(f"add_statistics(): parts are {describe(parts)}; expected at least one NaturalParameters.")
+    precisions, locs = ([part[index].double() for part in parts] for index in (0, 1))
+    return _add(posterior, sum(precisions[1:], start=precisions[0]), sum(locs[1:], start=locs[0]))
+
+
+@closed_form("add_statistics()", posterior="KC", precision="KK", information="KC")
+def _add(posterior: MatrixNormal, precision: Tensor, information: Tensor) -> MatrixNormal:
     factor = row_factor(posterior)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     change = precision_to_scale_tril(identity + factor.mT @ precision @ factor, "the memory precision")

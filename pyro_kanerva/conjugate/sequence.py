@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate.bayes_update import block_update, coordinate_ascent_sweep
+from pyro_kanerva.conjugate.closed_form import closed_form
 from pyro_kanerva.conjugate.exact_address_posterior import ADDRESS_PRECISION, address_mean, variance_of
 from pyro_kanerva.conjugate.factorization import inverse_positive, precision_to_scale_tril
 from pyro_kanerva.distributions import MatrixNormal
@@ -35,7 +36,7 @@ from pyro_kanerva.distributions import MatrixNormal
 _CHUNK = 256  # patterns after which the memory is updated and the products are computed anew
 
 
-@full_precision
+@closed_form("write_sequence()", prior="KC", codes="nC")
 def write_sequence(
     prior: MatrixNormal, codes: Tensor, noise_scale: Tensor | float, block_size: int, sweeps: int = 0
 ) -> tuple[MatrixNormal, Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from pyro_kanerva._precision import full_precision
+from pyro_kanerva.distributions.divergence import trace_gap
 
 
 def _log_determinant_of_factor(factor: Tensor) -> Tensor:
@@ -194,16 +195,18 @@ def kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
             f"KL between matrix normals of event shapes {tuple(q.event_shape)} and {tuple(p.event_shape)}; "
             "expected equal shapes (K, C)."
         )
+    (rows, columns), column_gap = q.event_shape, q.loc.new_zeros(())
     if q.scale_tril_column is None and p.scale_tril_column is None:
         # q's batch often shares one p: inverting its factor once is faster than solving for every batch element.
         identity = torch.eye(q.event_shape[0], dtype=q.loc.dtype, device=q.loc.device)
         inverse = torch.linalg.solve_triangular(p.scale_tril_row, identity, upper=False)
         inverse = inverse.expand(*q.loc.shape[:-2], *identity.shape) if inverse.dim() == 2 else inverse
-        trace = (inverse @ q.scale_tril_row).square().sum((-2, -1)) * q.event_shape[1]  # C tr(U0^-1 U)
+        row_factor = inverse @ q.scale_tril_row  # of U0^-1 U, up to a change of basis
         squared = (inverse @ (q.loc - p.loc)).square().sum((-2, -1))  # tr((R - R0)^T U0^-1 (R - R0))
     else:
-        trace = torch.linalg.solve_triangular(p.scale_tril_row, q.scale_tril_row, upper=False).square().sum((-2, -1))
-        columns = torch.linalg.solve_triangular(p._column_factor(), q._column_factor(), upper=False)
-        trace = trace * columns.square().sum((-2, -1))
+        row_factor = torch.linalg.solve_triangular(p.scale_tril_row, q.scale_tril_row, upper=False)
+        column_factor = torch.linalg.solve_triangular(p._column_factor(), q._column_factor(), upper=False)
+        row_excess = row_factor.square().sum((-2, -1)) - rows
+        column_gap = rows * trace_gap(column_factor) + row_excess * (column_factor.square().sum((-2, -1)) - columns)
         squared = p._whiten(q.loc - p.loc).square().sum((-2, -1))
-    return 0.5 * (trace + squared - q.event_shape.numel()) + p._log_determinant() - q._log_determinant()
+    return 0.5 * (columns * trace_gap(row_factor) + column_gap + squared)

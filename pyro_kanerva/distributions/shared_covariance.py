@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 
 from pyro_kanerva._precision import full_precision
+from pyro_kanerva.distributions.divergence import trace_gap
 
 
 class JitNormal(dist.MultivariateNormal):
@@ -65,6 +66,5 @@ def kl_normal(q: JitNormal, p: torch.distributions.MultivariateNormal) -> Tensor
     identity = torch.eye(p.event_shape[0], dtype=p.loc.dtype, device=p.loc.device)
     inverse = torch.linalg.solve_triangular(p_factor, identity, upper=False)
     factor = inverse @ q_factor  # in coordinates in which p is standard normal
-    trace = factor.square().sum((-2, -1)) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # and -log|U0^-1 U|
     squared = ((q.loc - p.loc) @ inverse.mT).square().sum(-1)
-    return 0.5 * (squared + trace - factor.shape[-1])
+    return 0.5 * (squared + trace_gap(factor))

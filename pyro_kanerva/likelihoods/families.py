@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva._checks import check_at_least, check_positive, check_scale
 from pyro_kanerva.distributions import DiscretizedLogistic
 
 
@@ -36,7 +36,7 @@ class NormalLikelihood(nn.Module):
 
     def __init__(self, scale: Tensor | float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        check_positive("NormalLikelihood", scale=scale)
+        check_scale("NormalLikelihood", scale=scale)
         start = torch.as_tensor(scale, dtype=torch.get_default_dtype()).detach().clone()
         if learned:
             self.log_scale = nn.Parameter(start.log())  # the scale stays positive

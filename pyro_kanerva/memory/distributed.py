@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyro_kanerva.conjugate import NaturalParameters
+from pyro_kanerva.conjugate import NaturalParameters, add_statistics
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.memory.memory import Memory
-from pyro_kanerva.memory.records import account_for, add_in_float64, empty_stream_record
+from pyro_kanerva.memory.records import account_for, empty_stream_record
 from pyro_kanerva.memory.storage import fingerprint
 from pyro_kanerva.writers import check_continues
 
@@ -54,7 +54,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
             if chunk is not None:
                 found, part, num_patterns = memory.write_chunk(posterior, chunk)
                 part = NaturalParameters(*(sum_.double() for sum_ in part))
-                _check_sum(memory, add_in_float64(posterior, part), found)
+                _check_sum(memory, add_statistics(posterior, part), found)
         except Exception as caught:  # the other processes must know, or they would wait
             error = caught
         counts = torch.tensor(
@@ -72,7 +72,7 @@ def write(memory: Memory, chunks: Iterable[Tensor], *, group: dist.ProcessGroup 
         precision, precision_loc = sums[3:].split([sum_.numel() for sum_ in part])
         part = NaturalParameters(precision.view_as(part.precision), precision_loc.view_as(part.precision_loc))
         record = record.extended(part, total)
-        posterior = add_in_float64(posterior, part)
+        posterior = add_statistics(posterior, part)
     if not record.num_chunks:
         raise ValueError("distributed.write(): no process has a chunk; expected at least one.")
     return Memory(memory.machine, posterior, memory.event_shape, (*memory.records, record))

@@ -34,8 +34,7 @@ class WriteRecord(NamedTuple):
 
     def statistics(self, noise_scale: Tensor) -> NaturalParameters:
         """What the write added to the natural parameters of the memory, in float64."""
-        factor = None if self.address_scale_tril is None else self.address_scale_tril.double()
-        return statistics(self.addresses.double(), self.codes.double(), noise_scale.double(), factor)
+        return statistics(self.addresses, self.codes, noise_scale, self.address_scale_tril)
 
 
 @short_repr
@@ -163,16 +162,9 @@ def empty_stream_record(posterior: MatrixNormal, name: str | None = None) -> Str
     return StreamRecord(0, 0, precision, torch.zeros_like(loc, dtype=torch.float64), name)
 
 
-def add_in_float64(posterior: MatrixNormal, *parts: NaturalParameters) -> MatrixNormal:
-    """``posterior`` with statistics added in float64, in its own dtype."""
-    exact = MatrixNormal(posterior.loc.double(), posterior.scale_tril_row.double(), validate_args=False)
-    found = add_statistics(exact, *parts)
-    return MatrixNormal(found.loc.to(posterior.loc), found.scale_tril_row.to(posterior.loc), validate_args=False)
-
-
 def posterior_from_records(prior: MatrixNormal, code_scale: Tensor, records: Sequence[Record]) -> MatrixNormal:
     """``prior`` with the statistics of ``records`` added; batch and dtype are those of ``prior``."""
-    return add_in_float64(prior, *(record.statistics(code_scale) for record in records)) if records else prior
+    return add_statistics(prior, *(record.statistics(code_scale) for record in records)) if records else prior
 
 
 def account_for(rebuilt: MatrixNormal, posterior: MatrixNormal) -> bool:

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_kanerva._checks import check_distribution, check_positive, checks_values
+from pyro_kanerva._checks import check_distribution, check_scale, checks_values
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_kanerva.model import checks
@@ -39,7 +39,7 @@ class Parts(nn.Module):
         code_scale: float = 1.0,
         **base: Any,
     ) -> None:
-        check_positive("KanervaMachine", code_scale=code_scale)
+        check_scale("KanervaMachine", code_scale=code_scale)
         num_slots, code_size = checks.check_memory_prior(memory_prior)
         address_prior = GaussianAddress(num_slots) if address_prior is None else address_prior
         checks.check_address_prior(checks.prior_distribution("address_prior", address_prior), num_slots)

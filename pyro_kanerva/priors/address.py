@@ -39,7 +39,7 @@ class LaplaceAddress(nn.Module):
         super().__init__()
         check_at_least("LaplaceAddress", 1, num_slots=num_slots)
         check_positive("LaplaceAddress", scale=scale)
-        self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
+        self.register_buffer("scale", torch.full((num_slots,), float(scale)), persistent=False)
 
     def forward(self) -> dist.Independent:
         """Independent ``Laplace`` of batch shape () and event shape (K,)."""
@@ -60,7 +60,7 @@ class StudentTAddress(nn.Module):
         check_at_least("StudentTAddress", 1, num_slots=num_slots)
         check_positive("StudentTAddress", df=df, scale=scale)
         self.register_buffer("df", torch.tensor(float(df)), persistent=False)
-        self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
+        self.register_buffer("scale", torch.full((num_slots,), float(scale)), persistent=False)
 
     def forward(self) -> dist.Independent:
         """Independent ``StudentT`` of batch shape () and event shape (K,)."""
@@ -81,7 +81,7 @@ class HorseshoeAddress(nn.Module):
         super().__init__()
         check_at_least("HorseshoeAddress", 1, num_slots=num_slots)
         check_positive("HorseshoeAddress", scale=scale)
-        self.register_buffer("scale", torch.full((num_slots,), scale), persistent=False)
+        self.register_buffer("scale", torch.full((num_slots,), float(scale)), persistent=False)
 
     def forward(self) -> dist.Independent:
         """Independent ``HorseshoeLike`` of batch shape () and event shape (K,)."""

@@ -1,5 +1,6 @@
 """Real coordinates for addresses of any support: the guide is Gaussian in them, and a query follows gradients there."""
 
+import copy
 from typing import NamedTuple
 
 import pyro.distributions as dist
@@ -104,6 +105,7 @@ def real_coordinates(prior: dist.TorchDistribution) -> Coordinates:
     gaussian = exact_gaussian_or_none(prior)
     if gaussian is not None:
         return Coordinates(None, gaussian, None, prior)
+    prior = _without_validation(prior)
     # A transformed Gaussian, such as SimplexAddress, is exactly Gaussian in the coordinates of its base.
     transformed = isinstance(prior, torch.distributions.TransformedDistribution)
     if transformed and isinstance(prior.base_dist, torch.distributions.MultivariateNormal):
@@ -116,6 +118,15 @@ def real_coordinates(prior: dist.TorchDistribution) -> Coordinates:
     independent = isinstance(prior, torch.distributions.Independent) and not prior.base_dist.event_shape
     entry = prior.base_dist if independent else None
     return Coordinates(None if has_real_support(prior) else biject_to(support), None, entry, prior)
+
+
+def _without_validation(prior: dist.TorchDistribution) -> dist.TorchDistribution:
+    """A copy whose log density is infinite or NaN outside the support, where a step of one query may go, and no error."""
+    prior = copy.copy(prior)
+    prior._validate_args = False
+    if hasattr(prior, "base_dist"):
+        prior.base_dist = _without_validation(prior.base_dist)
+    return prior
 
 
 def point_address(q: dist.TorchDistribution) -> Tensor:

@@ -82,12 +82,17 @@ class LaplaceReader(nn.Module):
         else:
             gradient, curvature = self._averages(coordinates, center, factor)
         jacobian = coordinates.jacobian(center)
-        factor = precision_to_scale_tril(address_precision(information, curvature, jacobian), "the address precision")
+        precision = address_precision(information, curvature, jacobian)
+        # Where the address is so large that its precision overflows, a pattern stays where it is, and the others go on.
+        legal = precision.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)  # (..., T, 1, 1)
+        identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+        found = precision_to_scale_tril(torch.where(legal, precision, identity), "the address precision")
+        factor = torch.where(legal, found, factor)
         # J^T M (z - M^T w) / sigma^2
         residual = projected - (information @ coordinates.address(center).unsqueeze(-1)).squeeze(-1)
         if jacobian is not None:
             residual = (residual.unsqueeze(-2) @ jacobian).squeeze(-2)
-        step = _covariance_times(factor, gradient + residual)
+        step = torch.where(legal.squeeze(-1), _covariance_times(factor, gradient + residual), 0.0)
         if coordinates.transform is None:
             return center + step, factor
         # If T is not the identity, a full step may overshoot: use the best of five step sizes for every pattern.

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from pyro_kanerva._checks import check_at_least
-from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate import (
     add_statistics,
     address_mean,
@@ -13,11 +12,12 @@ from pyro_kanerva.conjugate import (
     statistics,
     write_sequence,
 )
+from pyro_kanerva.conjugate.closed_form import closed_form
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.writers.base import WriteResult
 
 
-@full_precision
+@closed_form("write_in_blocks()", prior="KC", codes="nC")
 def write_in_blocks(
     prior: MatrixNormal, codes: Tensor, noise_scale: Tensor | float, block_size: int, sweeps: int = 0
 ) -> tuple[MatrixNormal, Tensor, Tensor | None]:

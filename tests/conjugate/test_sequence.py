@@ -457,7 +457,7 @@ def test_errors(write, block_size):
         with pytest.raises(ValueError, match=rf"noise_scale is {sigma}; expected a positive number"):
             write(prior, codes, sigma, block_size)
     lost = MatrixNormal(prior.loc * math.nan, prior.scale_tril_row, validate_args=False)
-    with pytest.raises(ValueError, match=r"address precision .* has NaN or infinite entries.*Check the patterns"):
+    with pytest.raises(ValueError, match=r"prior has NaN or infinite entries.*Check the patterns"):
         write(lost, codes, 1.0, block_size)
 
 

@@ -147,7 +147,7 @@ def test_diverged_parameters_are_named(make_machine, patterns):
     machine = make_machine()
     with torch.no_grad():
         machine.memory_prior.loc.fill_(torch.inf)
-    with pytest.raises(ValueError, match=r"address precision .* NaN or infinite"):
+    with pytest.raises(ValueError, match=r"prior has NaN or infinite"):
         machine.write(patterns)
 
 

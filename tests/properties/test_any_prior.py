@@ -267,6 +267,25 @@ def test_the_rest_of_a_memory(trained, name, tmp_path):
         assert torch.equal(one, other)
 
 
+BORDERS = {
+    "LogNormal": lambda: dist.LogNormal(torch.zeros(K), torch.tensor(2.0)).to_event(1),
+    "Gamma": lambda: dist.Gamma(torch.full((K,), 0.5), torch.tensor(1.0)).to_event(1),
+    "Dirichlet": lambda: dist.Dirichlet(torch.full((K,), 0.3)),
+}
+
+
+@pytest.mark.parametrize("channel", [None, Flip(0.01), SaltAndPepper(0.3)])
+@pytest.mark.parametrize("name", BORDERS)
+def test_a_trial_beyond_the_border_of_the_support_is_rejected(name, channel):
+    """Wild networks make steps that overshoot; the queries go on, and no energy rises."""
+    for gain in (20.0, 200.0):
+        machine = with_gain(small_machine(SHAPE, K, C, address_prior=BORDERS[name](), code_scale=0.1), gain)
+        retrieval = machine.write(binary(2, 8)).query(binary(2, 8), num_steps=5, channel=channel)
+        assert retrieval.energy.isfinite().all()
+        assert (retrieval.energy.diff(dim=0) <= 0).all()
+        assert as_distribution(machine.address_prior).support.check(retrieval.address).all()
+
+
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_empty_memories(name):
     memory = build(name).prior_memory(2)
