@@ -121,7 +121,7 @@ def real_coordinates(prior: dist.TorchDistribution) -> Coordinates:
 
 
 def _without_validation(prior: dist.TorchDistribution) -> dist.TorchDistribution:
-    """A copy whose log density outside the support is infinite or NaN instead of an error: a trial step may go there."""
+    """A copy whose log density outside the support is infinite or NaN, and no error: a trial step may go there."""
     prior = copy.copy(prior)
     prior._validate_args = False
     if hasattr(prior, "base_dist"):
