@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_dense
 from pyro_kanerva.channels import Channel, Damage
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation.curve import Curve, interval
@@ -82,7 +83,15 @@ def entry_error(
     :param entries: bool, broadcastable to E: only these entries count. By default all do.
     :param metric: "wrong entries" or "RMSE"; by default the one that fits the values of ``patterns``, see
         :func:`metric_of`.
+    :raises ValueError: if the shapes do not fit.
     """
+    check_dense("entry_error(): recalled", recalled)
+    check_dense("entry_error(): patterns", patterns)
+    if patterns.dim() < 3 or recalled.shape[-patterns.dim() :] != patterns.shape:
+        raise ValueError(
+            f"entry_error(): recalled has shape {tuple(recalled.shape)}; expected (...,) + {tuple(patterns.shape)}, "
+            "the shape (B, Q) + E of patterns."
+        )
     metric = metric_of(patterns) if metric is None else metric
     error = (recalled != patterns).double() if metric == "wrong entries" else (recalled - patterns).double().square()
     first = error.dim() - patterns.dim() + 1  # the dimension of Q

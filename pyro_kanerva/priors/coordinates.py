@@ -121,7 +121,7 @@ def real_coordinates(prior: dist.TorchDistribution) -> Coordinates:
 
 
 def _without_validation(prior: dist.TorchDistribution) -> dist.TorchDistribution:
-    """A copy whose log density is infinite or NaN outside the support, where a step of one query may go, and no error."""
+    """A copy whose log density is infinite or NaN outside the support: a step of one query may go there."""
     prior = copy.copy(prior)
     prior._validate_args = False
     if hasattr(prior, "base_dist"):
