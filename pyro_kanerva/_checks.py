@@ -1,6 +1,6 @@
 """Checks of numbers, shared by all folders."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -97,3 +97,15 @@ def check_dense(label: str, value: object, *dtypes: torch.dtype) -> None:
     if value.dtype not in dtypes if dtypes else value.is_complex() or value.dtype == torch.bool:
         wanted = " or ".join(str(dtype) for dtype in dtypes) or "real numbers"
         raise ValueError(f"{label} has dtype {value.dtype}; expected {wanted}. Convert it with .to(dtype).")
+
+
+def check_type(label: str, value: object, kind: type, remedy: str) -> None:
+    """:raises ValueError: if ``value`` is not an object of the class ``kind``."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{label} is {describe(value)}; expected {remedy}.")
+
+
+def check_number(label: str, value: object, expected: str) -> None:
+    """:raises ValueError: if ``value`` is no number."""
+    if not isinstance(value, Real):
+        raise ValueError(f"{label} is {describe(value)}; expected {expected}.")

@@ -18,12 +18,14 @@ def event_shape_of_encoder(encoder: Callable[[Tensor], Tensor]) -> tuple[int, ..
     return None if shape is None else tuple(shape)
 
 
-def _check_shape(name: str, event_shape: Sequence[int], code_size: int, rank: int | None = None) -> tuple[int, ...]:
+def _check_shape(
+    name: str, event_shape: Sequence[int], code_size: int, rank: int | None = None, width: int = 1
+) -> tuple[int, ...]:
     shape = tuple(int(size) for size in event_shape)
     if min(shape, default=1) < 1 or (rank is not None and len(shape) != rank):  # () is legal
         wanted = "(channels, height, width)" if rank == 3 else "positive sizes"
         raise ValueError(f"{name}: event_shape is {shape}; expected {wanted}.")
-    check_at_least(name, 1, code_size=code_size)
+    check_at_least(name, 1, code_size=code_size, width=width)
     return shape
 
 
@@ -53,7 +55,7 @@ class MLPEncoder(nn.Sequential):
     """
 
     def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 512) -> None:
-        self.event_shape = _check_shape("MLPEncoder", event_shape, code_size)
+        self.event_shape = _check_shape("MLPEncoder", event_shape, code_size, width=width)
         super().__init__(nn.Flatten(), *_layers(math.prod(self.event_shape), width, code_size))
         _initialize(self)
 
@@ -65,7 +67,7 @@ class MLPDecoder(nn.Sequential):
     """
 
     def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 512) -> None:
-        shape = _check_shape("MLPDecoder", event_shape, code_size)
+        shape = _check_shape("MLPDecoder", event_shape, code_size, width=width)
         super().__init__(*_layers(code_size, width, math.prod(shape)), nn.Unflatten(-1, shape))
         _initialize(self)
 
@@ -89,7 +91,7 @@ class ShortcutDecoder(nn.Module):
     """
 
     def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 512) -> None:
-        shape = _check_shape("ShortcutDecoder", event_shape, code_size)
+        shape = _check_shape("ShortcutDecoder", event_shape, code_size, width=width)
         super().__init__()
         self.layers = MLPDecoder(code_size, shape, width)
         self.shortcut = nn.Linear(code_size, math.prod(shape), bias=False)
@@ -118,7 +120,7 @@ class ConvEncoder(nn.Sequential):
     """
 
     def __init__(self, event_shape: Sequence[int], code_size: int, width: int = 32) -> None:
-        self.event_shape = _check_shape("ConvEncoder", event_shape, code_size, rank=3)
+        self.event_shape = _check_shape("ConvEncoder", event_shape, code_size, 3, width)
         channels, rows, columns = self.event_shape
         size = 2 * width * _half(_half(rows)) * _half(_half(columns))  # after two strides of 2
         first = [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU(), _Residual(width)]
@@ -136,7 +138,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, code_size: int, event_shape: Sequence[int], width: int = 32) -> None:
         super().__init__()
-        channels, *self.full_size = _check_shape("ConvDecoder", event_shape, code_size, rank=3)
+        channels, *self.full_size = _check_shape("ConvDecoder", event_shape, code_size, 3, width)
         self.half_size = [_half(size) for size in self.full_size]
         quarter = [_half(size) for size in self.half_size]
         self.start = nn.Sequential(

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._checks import check_at_least, check_dense
 from pyro_kanerva.channels.base import Channel, Damage, log_evidence_of, posterior_of
 from pyro_kanerva.channels.clamped import ClampedGaussianNoise
 from pyro_kanerva.channels.noise import GaussianNoise, Mixture
@@ -30,7 +30,8 @@ class Occlusion:
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Copies of ``patterns`` whose hidden entries are 0."""
-        return torch.where(_broadcast(self, self.visible, patterns), patterns, 0.0)
+        check_dense(f"{self!r}: patterns", patterns)
+        return torch.where(_broadcast(self, self.visible, patterns), patterns, patterns.new_zeros(()))
 
     def posterior(self, cues: Tensor, prediction: dist.TorchDistribution) -> dist.MaskedMixture:
         """The cue for visible entries, ``prediction`` for hidden ones."""
@@ -61,6 +62,7 @@ class Where:
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``; both channels must be a :class:`Damage`."""
+        check_dense(f"{self!r}: patterns", patterns)
         one, other = (cast("Damage", part)(patterns, generator) for part in (self.channel, self.other))
         return torch.where(_broadcast(self, self.mask, patterns), one, other)
 

@@ -12,7 +12,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva._checks import check_at_least, check_dense, check_positive
 from pyro_kanerva.distributions import DiscretizedLogistic, NoisyLevels
 from pyro_kanerva.distributions.clamped_normal import normal_log_density
 
@@ -132,6 +132,7 @@ class Flip(Mixture):
 
         :raises ValueError: if the patterns are not binary.
         """
+        check_dense(f"{self!r}: patterns", patterns)
         _check_binary(self, patterns)
         f = self.flip_probability
         f = f.to(patterns) if isinstance(f, Tensor) else f
@@ -198,7 +199,10 @@ class Replace(Mixture):
         :param generator: lives on their device.
         :raises ValueError: if an entry is not a class 0 ... n - 1.
         """
-        num_classes = int(patterns.max()) + 1 if self.num_classes is None else self.num_classes
+        check_dense(f"{self!r}: patterns", patterns)
+        if not patterns.numel():
+            return patterns.clone()
+        num_classes = int(patterns.nan_to_num().max()) + 1 if self.num_classes is None else self.num_classes
         self.check_classes(patterns, num_classes)
         other = (_uniform(patterns, generator) * num_classes).floor().clamp(max=num_classes - 1)  # may round to n
         p = _log_probabilities(self.p, other)[1].exp()
@@ -263,6 +267,9 @@ class GaussianNoise:
 
     def __call__(self, patterns: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Damaged copies of ``patterns``, of equal shape; ``generator`` lives on their device."""
+        check_dense(f"{self!r}: patterns", patterns)
+        if not patterns.is_floating_point():
+            raise ValueError(f"{self!r}: patterns have dtype {patterns.dtype}; expected real numbers. Use .float().")
         noise = torch.randn(patterns.shape, generator=generator, dtype=patterns.dtype, device=patterns.device)
         return patterns + scale_like(self.scale, patterns) * noise
 

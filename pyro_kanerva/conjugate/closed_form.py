@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_dense, checks_values
+from pyro_kanerva._checks import check_dense, check_type, checks_values
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.distributions import GaussianMixture, MatrixNormal
 
@@ -50,6 +50,8 @@ def _tensor(value: Any) -> Any:
 def _check_arguments(owner: str, values: dict[str, Any], shapes: dict[str, str]) -> None:
     sizes: dict[str, int] = {}
     for name, value in values.items():
+        if name in ("prior", "posterior"):
+            check_type(f"{owner}: {name}", value, MatrixNormal, "a MatrixNormal")
         tensor, letters = _tensor(value), shapes[name]
         check_dense(f"{owner}: {name}", tensor, torch.float32, torch.float64)
         found = dict(zip(letters, tensor.shape[-len(letters) :], strict=False))

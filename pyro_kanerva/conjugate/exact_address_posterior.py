@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_positive, checks_values
+from pyro_kanerva._checks import check_dense, check_number, check_positive, checks_values
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate.closed_form import closed_form
@@ -28,7 +28,17 @@ class AddressPosterior(NamedTuple):
 
 def variance_of(noise_scale: Tensor | float, like: Tensor) -> Tensor:
     """``sigma^2``, a tensor of the dtype and device of ``like``."""
-    if not isinstance(noise_scale, Tensor) or checks_values():
+    if isinstance(noise_scale, Tensor):
+        check_dense("conjugate: noise_scale", noise_scale)
+        if noise_scale.dim():
+            raise ValueError(f"conjugate: noise_scale has shape {tuple(noise_scale.shape)}; expected ().")
+        if checks_values() and not bool((noise_scale > 0) & noise_scale.isfinite()):
+            raise ValueError(
+                f"conjugate: noise_scale is {noise_scale.item()}; expected a positive number. If training diverged, "
+                "lower the learning rate."
+            )
+    else:
+        check_number("conjugate: noise_scale", noise_scale, "a standard deviation")
         check_positive("conjugate", noise_scale=noise_scale)
     return torch.as_tensor(noise_scale, dtype=like.dtype, device=like.device).square()
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pyro_kanerva._checks import check_at_least
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.conjugate.bayes_update import block_update, coordinate_ascent_sweep
 from pyro_kanerva.conjugate.closed_form import closed_form
@@ -49,6 +50,8 @@ def write_sequence(
     :raises ValueError: if a matrix cannot be factorized, the memory has a column factor, or ``noise_scale``
         is a number that is not positive.
     """
+    check_at_least("write_sequence()", 1, block_size=block_size)
+    check_at_least("write_sequence()", 0, sweeps=sweeps)
     variance = variance_of(noise_scale, codes)
     factor: Tensor | None = None
     if sweeps and codes.shape[-2] <= _CHUNK:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._checks import check_at_least, check_dense
 from pyro_kanerva.datasets.files import Images
 
 
@@ -18,8 +18,9 @@ def binarize(images: Tensor) -> Tensor:
     Of bool images, and of floating images in [0, 1], 1 is above 0.5.
 
     :return: float (N, channels, height, width), with one channel for grey images.
-    :raises ValueError: if floating images are outside [0, 1].
+    :raises ValueError: if the images are of another type or shape, or floating images are outside [0, 1].
     """
+    _check_images(images)
     unit = images.is_floating_point() or images.dtype == torch.bool
     if unit and not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError("binarize(): floating images are outside [0, 1] or NaN. Rescale them to [0, 1].")
@@ -31,9 +32,19 @@ def to_levels(images: Tensor) -> Tensor:
     """Levels 0, 1/255, ..., 1 from uint8 images (N, height, width) or (N, channels, height, width).
 
     :return: float (N, channels, height, width), with one channel for grey images.
+    :raises ValueError: if the images are of another type or shape.
     """
+    _check_images(images)
     patterns = images.to(torch.get_default_dtype()) / 255
     return patterns.unsqueeze(1) if patterns.dim() == 3 else patterns
+
+
+def _check_images(images: Tensor) -> None:
+    check_dense("images", images, torch.uint8, torch.bool, torch.float32, torch.float64)
+    if images.dim() not in (3, 4):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; expected (N, height, width) or (N, channels, height, width)."
+        )
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -86,6 +97,9 @@ class Episodes(Dataset[Tensor]):
                 f"Episodes: images have {what}; expected a tensor: float, uint8 for images, or int64 for classes. "
                 "Convert with .float()."
             )
+        check_dense("Episodes: images", images)
+        if images.dim() < 1:
+            raise ValueError("Episodes: images are a single number; expected patterns (N,) + event shape.")
         if images.dtype == torch.uint8 and images.dim() not in (3, 4):
             raise ValueError(
                 f"Episodes: uint8 images have shape {tuple(images.shape)}; expected (N, height, width) or "
@@ -110,6 +124,7 @@ class Episodes(Dataset[Tensor]):
         self._shuffled: tuple[int, Tensor] | None = None  # an epoch and its order of the images
         self._groups: list[Tensor] | None = None
         if labels is not None:
+            check_dense("Episodes: labels", labels)
             if labels.shape != images.shape[:1]:
                 raise ValueError(f"Episodes: labels have shape {tuple(labels.shape)}; expected ({len(images)},).")
             # The indices of the images of each label.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
+from pyro_kanerva._checks import check_dense
 from pyro_kanerva._precision import full_precision
 from pyro_kanerva.distributions.divergence import trace_gap
 
@@ -54,6 +55,9 @@ class MatrixNormal(TorchDistribution):
         scale_tril_column: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        for name, part in (("loc", loc), ("scale_tril_row", scale_tril_row), ("scale_tril_column", scale_tril_column)):
+            if part is not None or name != "scale_tril_column":
+                check_dense(f"MatrixNormal: {name}", part)
         if loc.dim() < 2:
             raise ValueError(f"MatrixNormal: loc has shape {tuple(loc.shape)}; expected (..., K, C).")
         num_rows, num_columns = loc.shape[-2:]

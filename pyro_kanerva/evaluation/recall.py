@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_dense
 from pyro_kanerva.channels import Channel, Damage
 from pyro_kanerva.datasets.episodes import derive_seed
 from pyro_kanerva.evaluation.curve import Curve, interval
@@ -84,7 +85,9 @@ def entry_error(
         :func:`metric_of`.
     :raises ValueError: if the shapes do not fit, or there is nothing to compare.
     """
-    if recalled.shape[-patterns.dim() :] != patterns.shape or not patterns.numel():
+    check_dense("entry_error(): recalled", recalled)
+    check_dense("entry_error(): patterns", patterns)
+    if patterns.dim() < 3 or recalled.shape[-patterns.dim() :] != patterns.shape or not patterns.numel():
         raise ValueError(
             f"entry_error(): recalled has shape {tuple(recalled.shape)}, patterns {tuple(patterns.shape)}; expected "
             "(..., B, Q) + E and (B, Q) + E, with at least one pattern."

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_type
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.evaluation.recall import each_batch
 from pyro_kanerva.machine import KanervaMachine
@@ -76,6 +77,7 @@ def familiarity(memory: Memory, patterns: Tensor) -> Tensor:
 
     :raises ValueError: if the patterns do not fit the memory.
     """
+    check_type("familiarity(): memory", memory, Memory, "a Memory")
     parts = memory.machine
     codes = parts.encode(memory.check(patterns, "familiarity()", "patterns"))
     return code_log_bayes_factor(parts, memory.posterior, codes)

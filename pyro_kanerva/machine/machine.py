@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._checks import check_at_least, check_type
 from pyro_kanerva._files import PathLike
 from pyro_kanerva.distributions import MatrixNormal
 from pyro_kanerva.machine.storage import load_machine, save_machine
@@ -131,6 +131,7 @@ class KanervaMachine(Parts, InParamStore):
         :raises ValueError: if the patterns do not fit the machine or the memory.
         """
         if memory is not None:
+            check_type("write(): memory", memory, Memory, "a Memory, the result of an earlier write()")
             if memory.machine is not self:
                 raise ValueError("write(): memory belongs to another machine, whose codes mean something else.")
             return memory.write(patterns, **options)
@@ -199,6 +200,7 @@ def _peek(patterns: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor | Iterabl
     """The first chunk, and all chunks; a tensor is its own first chunk."""
     if isinstance(patterns, Tensor):
         return patterns, patterns
+    check_type("write(): patterns", patterns, Iterable, "a tensor, or an iterable of tensors")
     chunks = iter(patterns)
     held = list(itertools.islice(chunks, 1))
     if not held:

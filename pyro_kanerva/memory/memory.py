@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._checks import check_at_least, check_dense, check_type, checks_values
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import table
@@ -108,6 +108,7 @@ class Memory:
         if not isinstance(name, str | None):
             raise ValueError(f"write(): name is a {type(name).__name__}; expected a string.")
         if not isinstance(patterns, Tensor):
+            check_type("write(): patterns", patterns, Iterable, "a tensor, or an iterable of tensors")
             if labels is not None:
                 raise ValueError(
                     "write(): labels with a stream, whose patterns are not kept; pass a tensor of patterns."
@@ -202,6 +203,9 @@ class Memory:
         :raises ValueError: if there are no memories, they are of different machines or numbers of episodes, two hold
             the same write, or the records of one do not account for it.
         """
+        check_type("merge(): memories", memories, Sequence, "a list of memories")
+        for memory in memories:
+            check_type("merge(): one of memories", memory, Memory, "a Memory")
         if not memories:
             raise ValueError("merge(): there are no memories; expected at least one.")
         first = memories[0]
@@ -438,21 +442,28 @@ class Memory:
 
     def _check_address(self, address: Tensor, caller: str) -> None:
         slots = self.machine.num_slots
+        check_dense(f"{caller}: address", address, self.posterior.loc.dtype)
         if address.dim() != 3 or address.shape[0] != self.posterior.batch_shape[0] or address.shape[2] != slots:
             raise ValueError(
                 f"{caller}: address has shape {tuple(address.shape)}; expected ({self.posterior.batch_shape[0]}, Q, "
                 f"{slots}), episodes, addresses and slots."
             )
+        support: Any = as_distribution(self.machine.address_prior).support
+        if checks_values() and not bool((support.check(address) & address.isfinite().all(-1)).all()):
+            raise ValueError(f"{caller}: address has entries outside the support of the address prior, {support}.")
 
     def _matrix(self, matrix: Tensor | None) -> Tensor:
         loc = self.posterior.loc
         if matrix is None:
             return loc
+        check_dense("matrix", matrix)
         if (matrix.shape, matrix.dtype, matrix.device) != (loc.shape, loc.dtype, loc.device):
             raise ValueError(
                 f"matrix is {matrix.dtype} on {matrix.device} of shape {tuple(matrix.shape)}; expected {loc.dtype} on "
                 f"{loc.device} of shape {tuple(loc.shape)}, as memory.posterior.sample() is."
             )
+        if checks_values() and not bool(matrix.isfinite().all()):
+            raise ValueError("matrix has NaN or infinite entries; expected finite numbers.")
         return matrix
 
     @torch.no_grad()

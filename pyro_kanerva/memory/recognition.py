@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_dense, check_number
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.distributions import MatrixNormal
@@ -87,6 +88,13 @@ def recognize_scores(score: Tensor, held_out_score: Tensor, false_alarms: float 
     :raises ValueError: if N is less than ``1 / false_alarms - 1``, a score is NaN, or ``false_alarms`` is not between 0
         and 1.
     """
+    check_dense("recognize_scores(): score", score)
+    check_dense("recognize_scores(): held_out_score", held_out_score)
+    if score.dim() != 2 or held_out_score.dim() != 2 or len(score) != len(held_out_score):
+        raise ValueError(
+            f"recognize_scores(): score and held_out_score have shapes {tuple(score.shape)} and "
+            f"{tuple(held_out_score.shape)}; expected (B, Q) and (B, N)."
+        )
     num_held_out = held_out_score.shape[-1]
     check_false_alarms(false_alarms, num_held_out)
     if bool(score.isnan().any()) or bool(held_out_score.isnan().any()):
@@ -98,6 +106,7 @@ def recognize_scores(score: Tensor, held_out_score: Tensor, false_alarms: float 
 
 def check_false_alarms(false_alarms: float, num_held_out: int) -> None:
     """:raises ValueError: if the rate is not between 0 and 1, or too low for so few held-out patterns."""
+    check_number("false_alarms", false_alarms, "a rate above 0 and below 1")
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms is {false_alarms}; expected a rate above 0 and below 1.")
     needed = math.ceil(1 / false_alarms - 1 - _ROUNDING)

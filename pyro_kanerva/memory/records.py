@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import describe
 from pyro_kanerva._repr import short_repr
 from pyro_kanerva.conjugate import NaturalParameters, add_statistics, statistics
 from pyro_kanerva.distributions import MatrixNormal
@@ -119,7 +120,10 @@ def without(record: Record, index: Index) -> WriteRecord | None:
 def _mask(index: Index, codes: Tensor) -> Tensor:
     """The patterns at ``index`` as bool (B, T), for codes (B, T, C)."""
     batch, length = codes.shape[:2]
-    chosen = torch.as_tensor(index, device=codes.device)
+    try:
+        chosen = torch.as_tensor(index, device=codes.device).to_dense()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        raise ValueError(f"erase(): index is {describe(index)}; expected integers, or a bool mask.") from None
     if chosen.dtype == torch.bool:
         if chosen.shape not in ((length,), (batch, length)):
             raise ValueError(

@@ -223,8 +223,11 @@ def check_patterns(
 
 def with_episodes(patterns: Tensor, label: str, event_shape: tuple[int, ...] | None) -> Tensor:
     """``patterns`` as (B, T) + E, with their shape checked and nothing else."""
-    if not isinstance(patterns, Tensor):
-        raise ValueError(f"{label} are {describe(patterns)}; expected a tensor. Convert them with torch.as_tensor().")
+    if not isinstance(patterns, Tensor) or patterns.layout != torch.strided:
+        raise ValueError(
+            f"{label} are {describe(patterns)}; expected a dense tensor. Convert them with torch.as_tensor() or "
+            ".to_dense()."
+        )
     shape = tuple(patterns.shape)
     if event_shape is None:
         if len(shape) < 3:

@@ -10,7 +10,7 @@ enforced.
 import torch
 from torch import Tensor
 
-from pyro_kanerva._checks import check_at_least
+from pyro_kanerva._checks import check_at_least, check_dense, check_number
 from pyro_kanerva.channels import Channel
 from pyro_kanerva.model import Parts
 from pyro_kanerva.priors import as_distribution
@@ -41,6 +41,7 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
     :raises ValueError: if a number is out of range, or the first energy is NaN or infinite.
     """
     check_at_least("query()", 0, num_steps=num_steps)
+    check_number("query(): tolerance", tolerance, "nats, 0 or more")
     if not tolerance >= 0:
         raise ValueError(f"query(): tolerance is {tolerance}; expected nats, 0 or more.")
     with torch.inference_mode(False), torch.no_grad():
@@ -82,8 +83,7 @@ def query(function: QueryEnergy, num_steps: int, tolerance: float) -> Retrieval:
 
 def check_observed(observed: Tensor, cues: Tensor) -> Tensor:
     """``observed``, checked to be bool and as large as ``cues``."""
-    if observed.dtype != torch.bool:
-        raise ValueError(f"observed has dtype {observed.dtype}; expected torch.bool.")
+    check_dense("observed", observed, torch.bool)
     try:
         return observed.to(cues.device).expand(cues.shape)
     except RuntimeError:

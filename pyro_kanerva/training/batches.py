@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from pyro_kanerva._checks import check_dense
 from pyro_kanerva.datasets.episodes import derive_seed
 
 
@@ -77,4 +78,5 @@ def _tensor_of(batch: Any, step: int) -> Tensor:
             f"fit(): batch {step} of episodes is of type {type(found).__name__}; expected a tensor (B, T) + event "
             "shape, or a tuple or list that begins with it."
         )
+    check_dense(f"fit(): batch {step} of episodes", found.float() if found.dtype == torch.bool else found)
     return found

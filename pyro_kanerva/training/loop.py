@@ -1,5 +1,6 @@
 """The training loop: stochastic variational inference with Adam."""
 
+import functools
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from pyro.infer import ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_kanerva import _files
-from pyro_kanerva._checks import check_at_least, check_positive
+from pyro_kanerva._checks import check_at_least, check_positive, check_type
 from pyro_kanerva._files import PathLike
 from pyro_kanerva._precision import autocast_off
 from pyro_kanerva._repr import short_repr
@@ -28,6 +29,9 @@ from pyro_kanerva.training.checkpoint import FILE, cut_metrics, load_checkpoint,
 
 _WARM_UP = 50  # steps over which the learning rate rises
 _BOUND_EVERY = 25  # steps between two evaluations of the bound
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @short_repr
@@ -58,6 +62,28 @@ class FitStep(NamedTuple):
     negative_conditional_bound: float | None = None
 
 
+_running = threading.RLock()  # a callback of fit may call fit; another thread may not
+
+
+def _one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse a call while another thread runs ``function``: Pyro's stack and torch's random state are global."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not _running.acquire(blocking=False):
+            raise RuntimeError(
+                f"{function.__name__}(): another thread of this process trains a machine. Both would mix in Pyro's "
+                "stack and in the random state of torch. Train one after the other, or in processes of their own."
+            )
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _running.release()
+
+    return call
+
+
+@_one_at_a_time
 def fit(
     machine: KanervaMachine,
     episodes: Batches,
@@ -109,7 +135,9 @@ def fit(
         ``resume`` is False; if the
         checkpoint is broken or from a run with other arguments; or if the loss becomes NaN or infinite.
     :raises FileNotFoundError: if there is no checkpoint to resume from.
+    :raises RuntimeError: if another thread of the process runs ``fit``.
     """
+    check_type("fit(): machine", machine, KanervaMachine, "a KanervaMachine")
     check_at_least("fit()", 1, num_steps=num_steps, checkpoint_every=checkpoint_every)
     check_positive("fit()", learning_rate=learning_rate)
     if resume and folder is None:

@@ -49,7 +49,7 @@ def test_arguments_that_do_not_fit():
         (lambda: block(memory, addresses[:1], codes, 1.0), r"codes has shape \(5, 3\); expected \(..., 1, 3\)"),
         (lambda: block(memory, addresses, codes[0], 1.0), r"codes has shape \(3,\); expected \(..., 5, 3\)"),
         (lambda: block(memory, None, codes, 1.0), "addresses is None; expected a dense tensor"),
-        (lambda: block(None, addresses, codes, 1.0), "posterior is None; expected a dense tensor"),
+        (lambda: block(None, addresses, codes, 1.0), "posterior is None; expected a MatrixNormal"),
         (lambda: block(memory, addresses.half(), codes, 1.0), "addresses has dtype torch.float16; expected"),
         (lambda: block(memory, addresses.expand(2, 5, 4), codes.expand(3, 5, 3), 1.0), r"\(2,\) of addresses, \(3,\)"),
         (lambda: conjugate.add_statistics(memory, None), "parts are a tuple of .NoneType"),
