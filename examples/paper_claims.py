@@ -10,12 +10,13 @@ any.
 1. The bound by the number T of writes: its change from memories of single drawings, for the same drawings. *New
    drawing*: the change of the negative log evidence of drawings that are not stored, from an empty memory to one of T
    others. They are of the character of the one-class episode. This needs no memory KL.
-2. The bound by the iterations of writing: sweeps of coordinate ascent over the episode.
-3. Denoising: wrong pixels by the step of a query, with the noise known, and by the paper's dynamics.
-4. The energy of these queries.
-5. Capacity: wrong pixels by the number T of stored patterns, and of the characters that they are of. The change of the
-   bound is printed.
+2. Denoising: wrong pixels by the step of a query, with the noise known, and by the paper's dynamics.
+3. The energy of these queries.
+4. Characters: the change of the bound, as in 1, by T and by the number of characters in an episode.
+5. Capacity: wrong pixels of the same episodes after the last step.
 6. Pictures: interpolation between two addresses, samples of the prior, and samples after drawings of one character.
+
+The bound by the iterations of writing, sweeps of coordinate ascent over the episode, is printed alone.
 """
 
 import argparse
@@ -37,8 +38,10 @@ def parser():
     parser.add_argument("--labels", default="labels", help="the array of the file that names the character")
     parser.add_argument("--per-class", type=int, default=16, help="drawings of each character, a power of two")
     parser.add_argument("--longest", type=int, default=128, help="patterns of the longest episode")
-    parser.add_argument("--episodes", type=int, default=128, help="of panel 1")
-    parser.add_argument("--cues", type=int, default=256, help="patterns of panels 2 to 4 and of each point of panel 5")
+    parser.add_argument("--episodes", type=int, default=64, help="of panel 1")
+    parser.add_argument(
+        "--cues", type=int, default=256, help="patterns of panels 2 and 3, and of each point of 4 and 5"
+    )
     parser.add_argument("--noise", type=float, default=0.3, help="salt-and-pepper noise of the cues")
     parser.add_argument("--steps", type=int, default=10, help="of a query")
     parser.add_argument("--sweeps", type=int, nargs="+", default=[0, 1, 2, 4, 8])
@@ -256,16 +259,23 @@ def main(args):
     plotting.curves(
         results["bound by writes"], xlabel="patterns written, T", ylabel="change, nats per drawing", ax=axes[0]
     )
-    plotting.curves(results["bound by sweeps"], xlabel="sweeps of the writer", ylabel="negative bound", ax=axes[1])
-    plotting.curves(errors, xlabel="step of the query", ylabel="wrong pixels", percent=True, ax=axes[2])
-    plotting.curves(energies, xlabel="step of the query", ylabel="energy in nats", log_y=True, ax=axes[3])
+    plotting.curves(errors, xlabel="step of the query", ylabel="wrong pixels", percent=True, ax=axes[1])
+    plotting.curves(energies, xlabel="step of the query", ylabel="energy in nats", log_y=True, ax=axes[2])
+    plotting.curves(
+        results["capacity, bound"],
+        xlabel="patterns written, T",
+        ylabel="change, nats per drawing",
+        log_x=True,
+        ax=axes[3],
+    )
+    axes[3].get_legend().remove()  # that of panel 5 is the same
     plotting.curves(
         results["capacity"], xlabel="patterns stored, T", ylabel="wrong pixels", log_x=True, percent=True, ax=axes[4]
     )
     plotting.image_grid(torch.cat((ways[:3, :8].flatten(0, 1), pictures.flatten(0, 1))), columns=8, ax=axes[5])
     titles = (
-        "1 Bound by the number of writes", "2 Bound by iterations", f"3 Denoising, {args.noise:.0%} noise",
-        "4 Energy of these queries", "5 Capacity by characters in an episode",
+        "1 Bound by the number of writes", f"2 Denoising, {args.noise:.0%} noise", "3 Energy of these queries",
+        "4 Bound by characters in an episode", "5 Capacity by characters in an episode",
         "6 Three interpolations; eight samples of the prior;\nfour drawings of a character and four samples (twice)",
     )  # fmt: skip
     for ax, title in zip(axes, titles, strict=True):
