@@ -1,5 +1,6 @@
 """The folder of a run: its configuration, machine and episodes."""
 
+import io
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,7 +156,7 @@ def _load_episodes(path: Path, event_shape: tuple[int, ...]) -> Tensor | None:
     if not path.exists():
         return None
     try:
-        with np.load(regular_file(path), allow_pickle=False) as content:
+        with np.load(io.BytesIO(regular_file(path).read_bytes()), allow_pickle=False) as content:
             patterns = torch.from_numpy(content["patterns"])
         if len(patterns) != 2 or patterns.shape[2:] != event_shape or not patterns.is_floating_point():
             raise ValueError
