@@ -5,14 +5,12 @@ import re
 import torch
 from helpers import ROOT
 
-import pyro_kanerva as pk
-
 PAGE = ROOT / "docs" / "parts.md"
 
 
 def test_blocks_of_the_page_run():
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    namespace: dict = {"MyPrior": pk.LaplaceMemory}
+    namespace: dict = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), namespace)
     tests = [value for name, value in namespace.items() if name.startswith("test_")]

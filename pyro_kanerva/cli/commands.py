@@ -116,8 +116,8 @@ def _train(options: argparse.Namespace) -> None:
         changed = [name for name in runs.CONFIG if config[name] != stored[name]]
         if "data" in changed and stored.get(runs.DIGEST, "unknown") == config.get(runs.DIGEST):
             changed.remove("data")  # the file has moved
-        if changed == ["steps"] and config["steps"] > stored["steps"]:
-            changed = []  # a run may train longer than planned
+        if "steps" in changed and config["steps"] > stored["steps"]:
+            changed.remove("steps")  # a run may train longer than planned
         if changed:
             changes = "; ".join(f"{flag(name)} was {stored[name]}, now {config[name]}" for name in changed)
             raise ValueError(f"--resume goes with the options of the run: {changes}. Only --steps may grow.")
@@ -252,7 +252,7 @@ def _query(options: argparse.Namespace) -> None:
     print(f"{pictures.error_name(metric)}{where}: cue {error_text(control.right.cue, metric)}")
     for name, error in control._asdict().items():
         steps = (f"{n}: {error_text(e, metric)}" for n, e in enumerate(error.steps, 1))
-        print(f"  {name} memory: " + ", ".join(steps))
+        print(f"  {name} memory, by step: " + ", ".join(steps))
     print(f"memory gain, the error with the empty memory over that with the right one: {control.gain:.2f}")
     recalled = {f"{name} memory": retrieval.patterns[-1] for name, retrieval in retrievals.items()}
     for index, path in enumerate(own):

@@ -33,7 +33,7 @@ def own_pictures(config: Mapping[str, Any], paths: Sequence[Path], shape: tuple[
         notes = []
         if size != wanted:
             picture = torch.tensor(read_picture(path, image_mode(config), wanted))
-            notes.append(f"resized from {size[0]} x {size[1]} to {wanted[0]} x {wanted[1]}")
+            notes.append(f"resized from {size[0]} x {size[1]} to {wanted[0]} x {wanted[1]} (height x width)")
         picture = picture.movedim(-1, 0) if picture.dim() == 3 else picture.unsqueeze(0)
         if is_binary(config):
             dark_ink = bool((picture > 127).double().mean() > 0.5)

@@ -95,7 +95,7 @@ class Episodes(Dataset[Tensor]):
             what = f"dtype {images.dtype}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             raise ValueError(
                 f"Episodes: images have {what}; expected a tensor: float, uint8 for images, or int64 for classes. "
-                "Convert with .float()."
+                "Convert an array with torch.from_numpy(), another dtype with .float()."
             )
         check_dense("Episodes: images", images)
         if images.dim() < 1:

@@ -80,10 +80,12 @@ def read_picture(path: PathLike, mode: str, size: tuple[int, int] | None = None)
 
     :param size: (height, width): the picture is resized to it and padded with the color of its first pixel. None keeps
         its size.
-    :raises ValueError: if the file is not a whole picture.
+    :raises ValueError: if there is no such file, or it is not a whole picture.
     """
     from PIL import Image, ImageOps
 
+    if not Path(path).exists():
+        raise ValueError(f"{path}: there is no such picture.")
     try:
         with Image.open(regular_file(path)) as file:
             picture: Image.Image = file

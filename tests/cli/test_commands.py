@@ -110,7 +110,13 @@ def test_train_evaluate_query_generate(data, tmp_path, capsys):
 
     assert main(["query", "--run", str(run), "--noise", "0.3", "--steps", "2", "--out", str(tmp_path / "q.png")]) == 0
     out = capsys.readouterr().out
-    for words in ("wrong pixels: cue", "right memory: 1: ", "other memory: 1: ", "empty memory: 1: ", "memory gain"):
+    for words in (
+        "wrong pixels: cue",
+        "right memory, by step: 1: ",
+        "other memory, by step: 1: ",
+        "empty memory, by step: 1: ",
+        "memory gain",
+    ):
         assert words in out
     assert main(["query", "--run", str(run), "--no-channel", "--episode", "1"]) == 0
     assert main(["generate", "--run", str(run), "--samples", "5", "--steps", "1"]) == 0

@@ -154,7 +154,8 @@ def test_a_picture_of_ones_own(binary_run, tmp_path, capsys, color):
     ):
         assert main([*arguments, *more]) == 0
         out = capsys.readouterr().out
-        assert f"mine.png: resized from 24 x 20 to 12 x 10; {shade} pixels are ink, {share} of all" in out
+        size = "resized from 24 x 20 to 12 x 10 (height x width)"
+        assert f"mine.png: {size}; {shade} pixels are ink, {share} of all" in out
         assert words in out
         assert re.search(r"mine.png: cue \S+%, right memory \S+%, other memory \S+%, empty memory \S+%", out)
 
