@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -84,7 +85,7 @@ def read_picture(path: PathLike, mode: str, size: tuple[int, int] | None = None)
     """
     from PIL import Image, ImageOps
 
-    if not Path(path).exists():
+    if not os.path.lexists(path):
         raise ValueError(f"{path}: there is no such picture.")
     try:
         with Image.open(regular_file(path)) as file:

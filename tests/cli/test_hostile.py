@@ -422,12 +422,16 @@ def test_ctrl_c(run, monkeypatch, capsys, phase):
         return before(*arguments, **options)
 
     monkeypatch.setattr(owner, name, interrupt)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     if phase == "opening":
         monkeypatch.setattr("pyro_kanerva.cli.opening.load_run", interrupt)
     arguments = [*COMMANDS[command][:-2], "--run", "run"]
     if phase == "a batch":
         arguments[arguments.index("4")] = "9"
-    assert main(arguments) == 130
+    try:
+        assert main(arguments) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert "pyro-kanerva: interrupted\n" in capsys.readouterr().err
     monkeypatch.undo()
     assert main(["query", "--run", str(run)]) == 0  # the run is whole

@@ -508,5 +508,5 @@ def test_declared_event_dimensions_are_entries():
 def test_patterns_that_are_no_tensor(make_machine, patterns):
     machine = make_machine()
     for call in (machine.bound, machine.prior_memory().read, machine.prior_memory().query):
-        with pytest.raises(ValueError, match=r"are .*; expected a tensor. Convert them with torch.as_tensor"):
+        with pytest.raises(ValueError, match=r"are .*; expected a dense tensor. Convert them with torch.as_tensor"):
             call(patterns)

@@ -331,7 +331,7 @@ OF_A_MEMORY = {
     "erase": lambda m: m.write(PATTERNS).erase(m.records[0]),
     "erase, some patterns": lambda m: m.erase(m.records[0], [0, 2]),
     "to": lambda m: m.to(torch.float64),
-    "merge": lambda m: Memory.merge([m, m]),
+    "merge": lambda m: Memory.merge([m, m.machine.write(PATTERNS)]),
     "read": lambda m: m.read(CUES),
     "query": lambda m: m.query(CUES),
     "query, a channel": lambda m: m.query(CUES, channel=CHANNEL),
